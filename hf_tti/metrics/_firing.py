@@ -1,0 +1,67 @@
+"""How often each unit fires, counted in integers, for the metrics that ask about sparsity.
+
+A write is u_i = |a_i|·‖W_out,i‖. It is below threshold where u_i < threshold · max_j u_j of the
+same token, and where it is zero. A unit fires where a_i > 0 on ReLU-like layers, elsewhere where
+its write is not below threshold. A layer is ReLU-like where no activation of the whole pass is
+negative and some are exactly zero; the decision is taken at the end, from counts, so that it cannot
+depend on how the data was split. State: 3 integers per unit.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from hf_tti.activations import ForwardPass
+from hf_tti.metrics._per_layer import Record, real_rows, write_norm
+
+FIRING = ("auto", "positive", "nonzero", "write")
+_CPU_ROWS = 256  # keeps a block of 1536 units in the cache
+
+
+def firing_counts(forward: ForwardPass, path: str, threshold: float) -> Record:
+    """`num_tokens` and `counts` [3, D] int64: tokens on which a unit is positive, is not zero, has
+    a write not below threshold. Counted once per forward for all metrics that use the same
+    threshold.
+    """
+    return forward.once(("firing", path, threshold), partial(_count, forward, path, threshold))
+
+
+def add_counts(record: Record | None, observation: Record) -> Record:
+    """The sum of both, a new record."""
+    if record is None:
+        return {"num_tokens": observation["num_tokens"], "counts": observation["counts"].clone()}
+    return {
+        "num_tokens": record["num_tokens"] + observation["num_tokens"],
+        "counts": record["counts"] + observation["counts"],
+    }
+
+
+def fired(record: Record, firing: str) -> Tensor:
+    """[D] int64: the number of tokens on which each unit fires.
+
+    Args:
+        firing: `positive`, `nonzero` or `write` (not below threshold), or `auto` for the rule of
+            the module's docstring.
+    """
+    positive, nonzero, written = record["counts"]
+    if firing == "auto":
+        no_negative = bool((positive == nonzero).all())
+        some_zero = bool((nonzero < record["num_tokens"]).any())
+        firing = "positive" if no_negative and some_zero else "write"
+    return {"positive": positive, "nonzero": nonzero, "write": written}[firing]
+
+
+def _count(forward: ForwardPass, path: str, threshold: float) -> Record:
+    site = forward.sites[path]
+    rows, norm = real_rows(forward, site), write_norm(site)
+    counts = torch.zeros(3, rows.shape[1], dtype=torch.int64, device=rows.device)
+    size = _CPU_ROWS if rows.device.type == "cpu" else 1 << 16
+    for block in rows.split(size):
+        write = block.abs().mul_(norm)
+        cut = write.amax(dim=1, keepdim=True).mul_(threshold).clamp_min_(torch.finfo(write.dtype).tiny)
+        for kind, on in enumerate((block > 0, block != 0, write >= cut)):
+            counts[kind] += on.sum(dim=0, dtype=torch.int32)
+    return {"num_tokens": len(rows), "counts": counts}
