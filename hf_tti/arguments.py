@@ -1,0 +1,61 @@
+"""Arguments of a run: transformers' own, and the few that objectives and metrics need."""
+
+from dataclasses import dataclass, field
+
+import torch
+from transformers import TrainingArguments
+
+
+@dataclass
+class InterpTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments` and what an `InterpTrainer` adds. Some inherited defaults are safer here:
+    `logging_nan_inf_filter` is off (a NaN is never logged as 0), `ddp_find_unused_parameters` is False and `data_seed`
+    follows `seed`, so that the order of the data does not depend on what drew random numbers before training.
+    """
+
+    metric_batches: int = field(
+        default=16,
+        metadata={
+            "min": 0,
+            "help": "Evaluation batches per process that interpretability metrics see; eval_loss always sees all.",
+        },
+    )
+    force_ratio_steps: int = field(
+        default=0,
+        metadata={
+            "min": 0,
+            "help": "Every so many steps log force_ratio/<label>: the norm of a weighted objective's gradient on the "
+            "MLP weights over that of cross-entropy's. Costs extra backward passes on those steps; 0 is never.",
+        },
+    )
+    excluded_token_ids: list[int] | None = field(
+        default=None,
+        metadata={"help": "Token ids that objectives and metrics skip; cross-entropy is not concerned."},
+    )
+    objective_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "min": 0.0,
+            "help": "Learning rate of parameters that belong to objectives; None means the model's.",
+        },
+    )
+    objective_max_grad_norm: float = field(
+        default=1.0,
+        metadata={
+            "min": 0.0,
+            "help": "Gradient clipping of objectives' own parameters, apart from the model's; 0 is off.",
+        },
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Replace NaN and infinite losses in logs, as the stock Trainer does."}
+    )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Passed to DistributedDataParallel."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.data_seed is None:
+            self.data_seed = self.seed
+        if not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False  # there is no device to pin for, and torch warns at every epoch

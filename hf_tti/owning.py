@@ -1,0 +1,113 @@
+"""A Trainer whose model carries modules that are trained beside it and are no part of what it exports.
+
+An objective's parameters and running statistics become a submodule of the model before it is wrapped, so that
+DistributedDataParallel reduces their gradients and the loop zeroes them. They have an optimizer group and a gradient
+clipping of their own, stay out of the exported weights, and lie beside them in `objectives.safetensors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import Trainer
+from transformers.trainer import TRAINING_ARGS_NAME
+
+from hf_tti.arguments import InterpTrainingArguments
+from hf_tti.errors import UserError
+
+OBJECTIVES_FILE = "objectives.safetensors"
+_SUBMODULE = "interp_objectives"
+
+
+class OwningTrainer(Trainer):
+    """Stock Trainer plus `own`, the modules attached to the model for training only, by label."""
+
+    args: InterpTrainingArguments
+    own: nn.ModuleDict
+
+    def attach_own(self, modules: Mapping[str, nn.Module]) -> None:
+        """Make these modules part of the model; replaces those of an earlier trainer on the same model."""
+        if _SUBMODULE in dict(self.model.named_children()):
+            delattr(self.model, _SUBMODULE)
+        self.own = nn.ModuleDict(modules).to(self.args.device)
+        if len(self.own):
+            self.model.add_module(_SUBMODULE, self.own)
+            self.model._keys_to_ignore_on_save = {
+                *(self.model._keys_to_ignore_on_save or ()),
+                *(f"{_SUBMODULE}.{name}" for name in self.own.state_dict()),
+            }
+
+    def create_optimizer(self, *args, **kwargs):
+        """Stock, with objectives' parameters moved to a group of their own, without weight decay."""
+        fresh = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        own = [p for p in self.own.parameters() if p.requires_grad]
+        if own and fresh:
+            ids = {id(p) for p in own}
+            for group in optimizer.param_groups:
+                group["params"] = [p for p in group["params"] if id(p) not in ids]
+            rate = self.args.objective_learning_rate
+            optimizer.add_param_group({"params": own, "weight_decay": 0.0, **({} if rate is None else {"lr": rate})})
+        return optimizer
+
+    @contextmanager
+    def _own_gradients_aside(self):
+        parameters = list(self.own.parameters())
+        gradients = [p.grad for p in parameters]
+        for parameter in parameters:
+            parameter.grad = None
+        try:
+            yield
+        finally:
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient
+
+    def _clip_grad_norm(self, model):
+        """Stock on the model's gradients; objectives' own are clipped apart, so that neither shrinks the other."""
+        own = list(self.own.parameters())
+        if not own:
+            return super()._clip_grad_norm(model)
+        self.accelerator.unscale_gradients()
+        if self.args.objective_max_grad_norm > 0:
+            nn.utils.clip_grad_norm_(own, self.args.objective_max_grad_norm)
+        with self._own_gradients_aside():
+            return super()._clip_grad_norm(model)
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        with self._own_gradients_aside():
+            return super()._get_grad_norm(model, grad_norm=grad_norm)
+
+    def _save(self, output_dir=None, state_dict=None):
+        """Stock, without the pickled arguments, and with what objectives own beside the weights."""
+        super()._save(output_dir, state_dict)
+        folder = Path(output_dir if output_dir is not None else self.args.output_dir)
+        if self.args.should_save:
+            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+            if len(self.own):
+                state = {name: value.contiguous() for name, value in self.own.state_dict().items()}
+                save_file(state, folder / OBJECTIVES_FILE, metadata={"format": "pt"})
+
+    def _load_own(self, checkpoint: str | Path) -> None:
+        if not len(self.own):
+            return
+        path = Path(checkpoint) / OBJECTIVES_FILE
+        if not path.is_file():
+            raise UserError(f"{path}: missing; the objectives {', '.join(self.own)} cannot resume without it")
+        self.own.load_state_dict(load_file(path))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._load_own(resume_from_checkpoint)
+
+    def _load_best_model(self):
+        super()._load_best_model()
+        self._load_own(self.state.best_model_checkpoint)
+
+    def _issue_warnings_after_load(self, load_result):
+        """Stock, without a warning for what lies in a file of its own."""
+        load_result.missing_keys[:] = [key for key in load_result.missing_keys if not key.startswith(f"{_SUBMODULE}.")]
+        super()._issue_warnings_after_load(load_result)
