@@ -1,0 +1,102 @@
+"""The parts of a recipe that belong to no other module, as dataclasses.
+
+`data:` is `hf_tti.data.DataConfig`, `training:` is `InterpTrainingArguments`, `model:` a
+HuggingFace config class; entries under `objectives:`, `metrics:` and `callbacks:` are the
+component's own dataclass plus the entry's keys below.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+LABEL_PATTERN = r"[A-Za-z][A-Za-z0-9_-]*"
+MODEL_TYPES = ("gpt2", "llama", "gpt_neox", "qwen2", "qwen3")
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+
+
+def _help(text: str, **limits) -> dict:
+    return {"help": text, **limits}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """Keys at the top of a recipe."""
+
+    experiment: str = field(default="", metadata=_help("name of the group of runs", pattern=NAME_PATTERN))
+    question: str = field(default="", metadata=_help("the question that the runs answer, in one sentence"))
+    extends: str | None = field(default=None, metadata=_help("another recipe to start from, relative to this file"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """Keys of `model:` beside those of the architecture's own config class."""
+
+    model_type: str = field(default="gpt2", metadata=_help("architecture to train from scratch", choices=MODEL_TYPES))
+    pretrained: str | None = field(
+        default=None, metadata=_help("Hub id or folder to go on from, instead of model_type")
+    )
+    revision: str | None = field(default=None, metadata=_help("branch, tag or commit of `pretrained`"))
+    attn_implementation: str | None = field(
+        default=None,
+        metadata=_help("attention kernel", choices=["eager", "sdpa", "flash_attention_2", "flex_attention"]),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """Keys of `training:` beside the training arguments."""
+
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = field(
+        default="auto", metadata=_help("auto: bf16 where the device has it, else fp32")
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveEntry:
+    """Keys of an entry under `objectives:` beside the objective's own."""
+
+    weight: float = field(metadata=_help("λ; the term is added to the loss this many times", min=0))
+    objective: str | None = field(default=None, metadata=_help("name or package.module:Class; default: the label"))
+    warmup_steps: int = field(default=0, metadata=_help("optimizer steps over which the weight rises from 0", min=0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricEntry:
+    """Keys of an entry under `metrics:` beside the metric's own."""
+
+    metric: str | None = field(default=None, metadata=_help("name or package.module:Class; default: the label"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingSection:
+    """Where the curves go."""
+
+    tracker: Literal["none", "wandb", "trackio", "tensorboard"] = field(
+        default="none",
+        metadata=_help("experiment tracker; the run's own log file is always written"),
+    )
+    project: str = field(
+        default="training-time-interpretability",
+        metadata=_help("project in the tracker", pattern=NAME_PATTERN),
+    )
+    group: str | None = field(default=None, metadata=_help("group in the tracker; default: experiment"))
+    tags: list[str] = field(default_factory=list, metadata=_help("tags in the tracker"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubSection:
+    """Whether the finished model is published."""
+
+    push: Literal["none", "final"] = field(default="none", metadata=_help("what is pushed to the HuggingFace Hub"))
+    repo: str | None = field(default=None, metadata=_help("repository, owner/name"))
+    private: bool = field(default=True, metadata=_help("whether a new repository is private"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSection:
+    """The runs that one recipe stands for: every combination of the grid, with every seed."""
+
+    seeds: list[int] = field(
+        default_factory=list,
+        metadata=_help("training.seed and training.data_seed, one run each", min=0, max=2**32 - 1, unique=True),
+    )
+    grid: dict[str, list] = field(default_factory=dict, metadata=_help("dotted key -> list of values"))
