@@ -1,0 +1,87 @@
+"""`metrics.jsonl` in the run's folder: every log line as one JSON object, in the order of training.
+
+A resumed run drops the lines beyond the step that it resumes from, so that every step is there
+once. All values but `tokens_per_second` are reproducible; NaN and infinity become null.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import TrainerCallback
+
+from hf_tti.callbacks._observe import TrainingClock
+from hf_tti.run_folder import METRICS_FILE, write_text
+
+_OF_THE_CLOCK = re.compile(r"(train|eval)(_\w+)?_(runtime|(samples|steps|tokens)_per_second)")
+_SUMMARY = "train_runtime"  # the line that the Trainer logs when training ends
+
+
+@dataclass(kw_only=True, eq=False)
+class MetricsJsonl(TrainerCallback):
+    """Appends every log line to `<output_dir>/metrics.jsonl`; always on in a run.
+
+    Attributes:
+        tokens_per_step: real tokens in one optimizer step over all processes, for
+            `tokens_per_second`; set by the run.
+    """
+
+    def __post_init__(self) -> None:
+        self.tokens_per_step: float | None = None
+        self._clock = TrainingClock()
+        self._is_over = False
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero:
+            truncate_metrics(Path(args.output_dir) / METRICS_FILE, state.global_step)
+        self._is_over = False
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self._clock.step_begins(state.global_step)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self._is_over = True
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero or not logs or _SUMMARY in logs:
+            return
+        line = {"step": state.global_step, **clean(logs)}
+        seconds = self._clock.seconds_per_step(state.global_step) if "loss" in logs else None
+        if seconds and self.tokens_per_step:
+            line["tokens_per_second"] = round(self.tokens_per_step / seconds, 1)
+        if self._is_over:
+            line["final"] = True
+        with open(Path(args.output_dir) / METRICS_FILE, "a", encoding="utf-8") as handle:
+            handle.write(json.dumps(line) + "\n")
+
+
+def clean(values: dict[str, float]) -> dict[str, float | None]:
+    """The values without those that depend on the clock, as JSON knows them: null for NaN and
+    infinity.
+    """
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in values.items()
+        if not _OF_THE_CLOCK.fullmatch(key)
+    }
+
+
+def truncate_metrics(path: Path, step: int) -> None:
+    """Keeps the lines that a run at `step` had written: none beyond it, no final evaluation, no
+    torn last line.
+    """
+    if not path.is_file():
+        return
+    kept = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        if line["step"] <= step and "final" not in line:
+            kept.append(text + "\n")
+    write_text(path, "".join(kept))

@@ -1,0 +1,212 @@
+"""From the sections of a recipe to the objects of a run: arguments, configuration, model,
+objectives, metrics, callbacks.
+
+What transformers refuses comes back as one line that names the section.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    set_seed,
+)
+from transformers.utils import is_torch_bf16_gpu_available
+
+from hf_tti.arguments import InterpTrainingArguments
+from hf_tti.components import load_component
+from hf_tti.errors import UserError
+from hf_tti.metrics.base import Metric
+from hf_tti.objectives.base import WeightedObjective
+from hf_tti.recipe import Recipe
+
+ALWAYS_ON = ("progress_line", "metrics_jsonl", "generate_stories")
+_NOT_OF_THE_CONFIG = ("model_type", "pretrained", "revision", "attn_implementation")
+
+
+def has_bf16() -> bool:
+    """Whether the device computes in bf16."""
+    return is_torch_bf16_gpu_available()
+
+
+def build_arguments(recipe: Recipe, run_dir: Path) -> InterpTrainingArguments:
+    """The `training:` section with what the run owns. Trackers are set later, in `report_to`.
+
+    Raises:
+        UserError: what transformers refuses, and a precision that this device does not have.
+    """
+    section = dict(recipe.training)
+    precision = section.pop("precision", "auto")
+    if precision == "auto":
+        precision = "bf16" if has_bf16() and not section.get("use_cpu") else "fp32"
+    elif precision == "bf16" and not has_bf16() or precision == "fp16" and not torch.cuda.is_available():
+        raise UserError(f"training.precision: {precision!r} needs a GPU that has it; choose auto or fp32 here")
+    section.update(_direction_of_best(recipe))
+    if not torch.accelerator.is_available():
+        section.setdefault("dataloader_pin_memory", False)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            section["use_cpu"] = True  # else accelerate takes each of the processes for the only one
+    with _blamed_on("training"):
+        return InterpTrainingArguments(
+            output_dir=str(run_dir),
+            run_name=recipe.run_name,
+            report_to="none",
+            disable_tqdm=True,
+            bf16=precision == "bf16",
+            fp16=precision == "fp16",
+            **section,
+        )
+
+
+def _direction_of_best(recipe: Recipe) -> dict[str, bool]:
+    """`greater_is_better` where transformers would guess it from the metric's name, and guess
+    wrong.
+    """
+    best = recipe.training.get("metric_for_best_model")
+    if best is None or recipe.training.get("greater_is_better") is not None:
+        return {}
+    key = best.removeprefix("eval_")
+    if key == "perplexity" or key.endswith("loss"):
+        return {"greater_is_better": False}
+    metric = (build_metrics(recipe) or {}).get(key.split("/")[0])
+    if metric is None or metric.greater_is_better is None:
+        raise UserError(
+            f"training.metric_for_best_model: {best!r} does not say which way is better; set training.greater_is_better"
+        )
+    return {"greater_is_better": metric.greater_is_better}
+
+
+def build_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None, vocab_size: int) -> PretrainedConfig:
+    """The model's configuration: the recipe's keys, `vocab_size` and the tokenizer's special tokens
+    as defaults.
+
+    Raises:
+        UserError: a configuration that cannot be read, or that transformers refuses.
+    """
+    section = recipe.model
+    if section.get("pretrained"):
+        with _blamed_on("model.pretrained"):
+            return AutoConfig.from_pretrained(section["pretrained"], revision=section.get("revision"))
+    keys = {key: value for key, value in section.items() if key not in _NOT_OF_THE_CONFIG}
+    defaults = {"vocab_size": vocab_size, "use_cache": True}
+    if tokenizer is not None:
+        # Not pad_token_id: where it is EOS, an embedding with padding_idx would never learn EOS.
+        bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+        defaults |= {"bos_token_id": eos if bos is None else bos, "eos_token_id": eos}
+    with _blamed_on("model"):
+        return AutoConfig.for_model(section.get("model_type", "gpt2"), **{**defaults, **keys})
+
+
+def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, *, seed: int) -> PreTrainedModel:
+    """The model in float32. The same seed gives the same initial weights whatever else the recipe
+    says.
+
+    Raises:
+        UserError: the tokenizer has more tokens than the model, or a block more positions.
+    """
+    config = build_config(recipe, tokenizer, vocab_size=len(tokenizer))
+    _check_sizes(config, tokenizer, recipe.data.get("block_size", 512))
+    section = recipe.model
+    attention = {key: section[key] for key in ("attn_implementation",) if section.get(key)}
+    set_seed(seed)
+    with _blamed_on("model"):
+        if section.get("pretrained"):
+            model = AutoModelForCausalLM.from_pretrained(
+                section["pretrained"],
+                revision=section.get("revision"),
+                dtype=torch.float32,
+                **attention,
+            )
+        else:
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **attention)
+    # The Trainer sets these as well, with a warning for each that differs.
+    for settings in (model.config, model.generation_config):
+        settings.pad_token_id = tokenizer.pad_token_id
+    return model
+
+
+def _check_sizes(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, block_size: int) -> None:
+    text = config.get_text_config()
+    if len(tokenizer) > text.vocab_size:
+        raise UserError(
+            f"model.vocab_size: {text.vocab_size:,} is smaller than the tokenizer's "
+            f"{len(tokenizer):,} tokens; "
+            "leave it out to take the tokenizer's, or choose a smaller tokenizer under data:"
+        )
+    positions = getattr(text, "max_position_embeddings", None)  # models without a limit have no such key
+    if positions is not None and block_size > positions:
+        key = text.attribute_map.get("max_position_embeddings", "max_position_embeddings")
+        raise UserError(
+            f"data.block_size: {block_size} is longer than model.{key} = {positions}; make one of them fit the other"
+        )
+
+
+def count_parameters(config: PretrainedConfig) -> int:
+    """Parameters of a model with this configuration, tied ones once; allocates nothing."""
+    with torch.device("meta"), _blamed_on("model"):
+        return AutoModelForCausalLM.from_config(config).num_parameters()
+
+
+def build_objectives(recipe: Recipe) -> list[WeightedObjective]:
+    """The `objectives:` section, in its order.
+
+    Raises:
+        UserError: an unknown objective, or values that it refuses.
+    """
+    objectives = []
+    for label, entry in recipe.objectives.items():
+        own = {key: value for key, value in entry.items() if key not in ("objective", "weight", "warmup_steps")}
+        objective = _build("objectives", label, entry.get("objective") or label, own)
+        warmup_steps = entry.get("warmup_steps", 0)
+        objectives.append(objective.weighted(entry["weight"], warmup_steps=warmup_steps, label=label))
+    return objectives
+
+
+def build_metrics(recipe: Recipe) -> dict[str, Metric] | None:
+    """The `metrics:` section by label, or None (the trainer's default pair) where there is none."""
+    if not recipe.metrics:
+        return None
+    return {
+        label: _build(
+            "metrics",
+            label,
+            entry.get("metric") or label,
+            {k: v for k, v in entry.items() if k != "metric"},
+        )
+        for label, entry in recipe.metrics.items()
+    }
+
+
+def build_callbacks(recipe: Recipe) -> list[TrainerCallback]:
+    """The `callbacks:` section and what every run has unless the recipe sets it differently."""
+    entries = {**{name: {} for name in ALWAYS_ON}, **recipe.callbacks}
+    return [_build("callbacks", label, label, entry) for label, entry in entries.items()]
+
+
+def _build(kind: str, label: str, name: str, fields: Mapping[str, Any]) -> Any:
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+    with _blamed_on(f"{kind}.{label}"):
+        return load_component(kind, name)(**values)
+
+
+@contextmanager
+def _blamed_on(place: str) -> Iterator[None]:
+    """What a library raises inside, as one line that begins with the place in the recipe."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, TypeError, OSError, ImportError, AttributeError) as error:
+        message = " ".join(str(error).split())
+        raise UserError(f"{place}: {message or type(error).__name__}") from error

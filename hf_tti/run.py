@@ -1,0 +1,311 @@
+"""One run, from a recipe to a finished folder: data, model, training, evaluation, `final/`,
+`result.json`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list
+from transformers import PrinterCallback
+from transformers.integrations import get_reporting_integration_callbacks
+from transformers.utils import logging as transformers_logging
+
+from hf_tti.arguments import InterpTrainingArguments
+from hf_tti.callbacks.metrics_jsonl import MetricsJsonl, clean
+from hf_tti.callbacks.progress_line import ProgressLine, evaluation_words
+from hf_tti.console import is_main_process, say
+from hf_tti.data import DataConfig, PreparedData, prepare_data
+from hf_tti.errors import UserError
+from hf_tti.from_recipe import (
+    build_arguments,
+    build_callbacks,
+    build_metrics,
+    build_model,
+    build_objectives,
+)
+from hf_tti.hub import check_hub, push_final
+from hf_tti.provenance import git_commit, versions
+from hf_tti.recipe import Recipe
+from hf_tti.recipe.sections import HubSection, TrackingSection
+from hf_tti.run_folder import (
+    RECIPE_FILE,
+    RESULT_FILE,
+    RUN_FILE,
+    RunFolder,
+    resolve_paths,
+    write_json,
+    write_text,
+)
+from hf_tti.tracking import check_tracker, tracked, tracker_run_id
+from hf_tti.trainer import InterpTrainer
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished run's `result.json` says.
+
+    Attributes:
+        run_dir: its folder.
+        metrics: of the final evaluation, `eval_loss` (nats), `eval_perplexity`, `eval_<label>/mean`
+            and per layer; None for what is not finite. num_steps, num_train_tokens: optimizer
+            steps, and tokens that they saw.
+        num_parameters: of the model, without what objectives own.
+        wall_seconds: of the session that finished it.
+    """
+
+    run_dir: Path
+    metrics: Mapping[str, float | None]
+    num_steps: int
+    num_train_tokens: int
+    num_parameters: int
+    wall_seconds: float
+
+
+def train_run(recipe: Recipe, run_dir: Path, *, resume: bool = False, command: str | None = None) -> RunResult:
+    """Trains, evaluates and saves one run. A finished run of the same recipe is left alone.
+
+    Args:
+        recipe: one run, as `expand_sweep` gives it.
+        run_dir: its folder; made where it is missing.
+        resume: go on from the newest checkpoint, if there is one.
+        command: what the user typed, for the record.
+
+    Raises:
+        UserError: a folder that holds something else, data or a model that does not fit, a tracker
+            that is missing.
+    """
+    if recipe.sweep:
+        raise UserError(f"{recipe.path}: stands for a sweep; train_run takes one of expand_sweep(recipe)")
+    started = time.monotonic()
+    recipe = resolve_paths(recipe)
+    folder, section = RunFolder(Path(run_dir)), TrackingSection(**recipe.tracking)
+    hub = HubSection(**recipe.hub)
+    check_tracker(section)
+    args = build_arguments(recipe, folder.path)
+    _quieten()
+    with ExitStack() as stack:
+        result = _on_main(args, lambda: _enter(stack, folder, recipe, hub, resume))
+        if result is not None:
+            say(f"{folder.path} is finished: {'  '.join(evaluation_words(result['metrics']))}")
+            return _as_result(folder, result)
+        with args.main_process_first(local=False, desc="preparing data"):
+            progress = is_main_process() and sys.stderr.isatty()
+            data = prepare_data(DataConfig(**recipe.data), progress=progress)
+        trainer = _build_trainer(recipe, args, data)
+        _on_main(args, lambda: _record(folder, recipe, command))
+        args.report_to = stack.enter_context(
+            tracked(
+                section,
+                run_dir=folder.path,
+                run_name=recipe.run_name,
+                group=recipe.experiment or recipe.name,
+                run_id=tracker_run_id(recipe.digest(), folder.path),
+            )
+        )
+        for callback in get_reporting_integration_callbacks(args.report_to):
+            trainer.add_callback(callback)
+        say(_headline(recipe, folder, trainer, data))
+        result = _train(recipe, folder, trainer, data, resume=resume, started=started)
+    if hub.push == "final" and args.process_index == 0:
+        say(f"pushed to {push_final(hub, folder.final, recipe, result['metrics'])}")
+    return _as_result(folder, result)
+
+
+def _quieten() -> None:
+    """Warnings from the main process only, no bars while saving, and no advice that does not apply
+    to packed rows.
+    """
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("transformers.modeling_utils").addFilter(_is_worth_saying)
+    if not is_main_process():
+        transformers_logging.set_verbosity_error()
+        logging.getLogger("hf_tti").setLevel(logging.ERROR)
+
+
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("We strongly recommend passing in an `attention_mask`")
+
+
+def _enter(stack: ExitStack, folder: RunFolder, recipe: Recipe, hub: HubSection, resume: bool) -> dict[str, Any] | None:
+    """The result where the run is finished; else keeps other processes out of the folder."""
+    folder.check(name=recipe.run_name, digest=recipe.digest(), resume=resume)
+    result = folder.result()
+    if result is None:
+        if hub.push != "none":
+            check_hub(hub)
+        stack.enter_context(folder.lock())
+    return result
+
+
+def _record(folder: RunFolder, recipe: Recipe, command: str | None) -> None:
+    """Makes the folder this run's, unless it is already. Until here a mistake leaves nothing
+    behind.
+    """
+    if folder.record() is not None:
+        return
+    digest, commit, libraries = recipe.digest(), git_commit(), versions()
+    header = [
+        f"# {recipe.run_name}, resolved from {recipe.path}",
+        f"# digest: {digest}",
+        f"# versions: {', '.join(f'{name} {version}' for name, version in libraries.items())}",
+        *([f"# commit: {commit}"] if commit else []),
+        *([f"# command: {command}"] if command else []),
+    ]
+    write_text(folder.path / RECIPE_FILE, "\n".join(header) + "\n" + recipe.to_yaml())
+    record = {
+        "name": recipe.run_name,
+        "experiment": recipe.experiment,
+        "digest": digest,
+        "recipe": str(recipe.path),
+        "command": command,
+        "versions": libraries,
+        "git_commit": commit,
+        "tracker_run_id": tracker_run_id(digest, folder.path),
+    }
+    write_json(folder.path / RUN_FILE, record)
+
+
+def _on_main(args: InterpTrainingArguments, work: Callable[[], Any]) -> Any:
+    """The value of `work` on the main process, on all of them; a UserError there is raised
+    everywhere.
+    """
+    outcome: list[Any] = [None, None]
+    if args.process_index == 0:
+        try:
+            outcome[0] = work()
+        except UserError as error:
+            outcome[1] = error
+    if args.world_size > 1:
+        broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
+def _build_trainer(recipe: Recipe, args: InterpTrainingArguments, data: PreparedData) -> InterpTrainer:
+    trainer = InterpTrainer(
+        build_model(recipe, data.tokenizer, seed=args.seed),
+        args,
+        train_dataset=data.train,
+        eval_dataset=data.validation,
+        processing_class=data.tokenizer,
+        objectives=build_objectives(recipe),
+        metrics=build_metrics(recipe),
+        token_counts=torch.as_tensor(data.token_counts),
+        callbacks=build_callbacks(recipe),
+    )
+    trainer.remove_callback(PrinterCallback)
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, MetricsJsonl | ProgressLine):
+            callback.tokens_per_step = _tokens_per_step(recipe, args, data)
+    return trainer
+
+
+def _train(
+    recipe: Recipe,
+    folder: RunFolder,
+    trainer: InterpTrainer,
+    data: PreparedData,
+    *,
+    resume: bool,
+    started: float,
+) -> dict[str, Any]:
+    args = trainer.args
+    checkpoint = folder.newest_checkpoint() if resume else None
+    if resume:
+        say(f"resuming from {checkpoint}" if checkpoint else "no checkpoint to resume from; starting anew")
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    metrics = _final_metrics(trainer)
+    trainer.save_model(str(folder.final))
+    trainer.accelerator.wait_for_everyone()
+    result = {
+        "name": recipe.run_name,
+        "experiment": recipe.experiment,
+        "digest": recipe.digest(),
+        "seed": args.seed,
+        "metrics": clean({key: value for key, value in metrics.items() if key.startswith("eval_")}),
+        "num_steps": trainer.state.global_step,
+        "num_train_tokens": _tokens_seen(trainer, data, _tokens_per_step(recipe, args, data)),
+        "num_parameters": _num_parameters(trainer),
+        "best_step": trainer.state.best_global_step if args.load_best_model_at_end else None,
+        "resumed_from": checkpoint.name if checkpoint else None,
+        "wall_seconds": round(time.monotonic() - started, 1),
+        "world_size": args.world_size,
+        "data_fingerprint": data.fingerprint,
+        "versions": versions(),
+    }
+    if args.process_index == 0:
+        write_json(folder.path / RESULT_FILE, result)
+    say(f"finished {folder.path}: {'  '.join(evaluation_words(metrics))}")
+    return result
+
+
+def _final_metrics(trainer: InterpTrainer) -> dict[str, float]:
+    """The evaluation of the weights that are saved: the last step's if it was evaluated, else a
+    new one.
+    """
+    if not trainer.args.load_best_model_at_end:
+        for line in reversed(trainer.state.log_history):
+            if line["step"] < trainer.state.global_step:
+                break
+            if "eval_loss" in line:
+                return line
+    return trainer.evaluate()
+
+
+def _num_parameters(trainer: InterpTrainer) -> int:
+    """Of the model, tied ones once, without what objectives own."""
+    return trainer.model.num_parameters() - sum(p.numel() for p in trainer.own.parameters())
+
+
+def _rows_per_step(args: InterpTrainingArguments) -> int:
+    return args.train_batch_size * args.world_size * args.gradient_accumulation_steps
+
+
+def _tokens_per_step(recipe: Recipe, args: InterpTrainingArguments, data: PreparedData) -> float:
+    """Real tokens in an optimizer step: exact for packed rows, the mean over rows otherwise."""
+    per_row = DataConfig(**recipe.data).block_size
+    if data.num_train_tokens is not None:
+        per_row = data.num_train_tokens / len(data.train)
+    return per_row * _rows_per_step(args)
+
+
+def _tokens_seen(trainer: InterpTrainer, data: PreparedData, tokens_per_step: float) -> int:
+    steps = trainer.state.global_step
+    if data.num_train_tokens is None:
+        return round(steps * tokens_per_step)
+    steps_per_epoch = -(-len(data.train) // _rows_per_step(trainer.args))
+    epochs, rest = divmod(steps, steps_per_epoch)
+    return round(epochs * data.num_train_tokens + rest * tokens_per_step)
+
+
+def _headline(recipe: Recipe, folder: RunFolder, trainer: InterpTrainer, data: PreparedData) -> str:
+    args = trainer.args
+    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
+    source = recipe.model.get("pretrained") or recipe.model.get("model_type", "gpt2")
+    tokens = "a stream" if data.num_train_tokens is None else f"{data.num_train_tokens:,} tokens"
+    objectives = [f"{label} ({entry['weight']:g})" for label, entry in recipe.objectives.items()]
+    processes = "1 process" if args.world_size == 1 else f"{args.world_size} processes"
+    corpus = recipe.data.get("name", DataConfig().name)
+    return "\n".join(
+        [
+            f"{recipe.run_name} in {folder.path}",
+            f"model {source}, {_num_parameters(trainer):,} parameters; {args.device.type}, {precision}, {processes}",
+            f"data {corpus}, {tokens}, vocabulary {len(data.tokenizer):,}",
+            f"objectives {', '.join(objectives) or 'none beside cross-entropy'}",
+        ]
+    )
+
+
+def _as_result(folder: RunFolder, result: Mapping[str, Any]) -> RunResult:
+    names = ("metrics", "num_steps", "num_train_tokens", "num_parameters", "wall_seconds")
+    return RunResult(run_dir=folder.path, **{name: result[name] for name in names})

@@ -1,0 +1,150 @@
+"""A run's folder: which recipe it holds, how far it is, and what may be done with it.
+
+recipe.yaml   the resolved recipe, under a comment header that says what made it
+run.json      digest of the recipe, versions, command, tracker; written before the first step
+metrics.jsonl, log.txt, stories.txt, checkpoint-<step>/, final/
+result.json   written last and atomically: the run is finished if and only if it is there
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hf_tti.errors import UserError
+from hf_tti.recipe import Recipe
+
+RUN_FILE, RESULT_FILE, RECIPE_FILE, METRICS_FILE = (
+    "run.json",
+    "result.json",
+    "recipe.yaml",
+    "metrics.jsonl",
+)
+
+
+def default_run_dir(recipe: Recipe, runs_dir: Path = Path("runs")) -> Path:
+    """`runs/<experiment>/<run_name>`; the recipe's name stands in for a missing experiment."""
+    return runs_dir / (recipe.experiment or recipe.name) / recipe.run_name
+
+
+def resolve_paths(recipe: Recipe) -> Recipe:
+    """The recipe with local paths made absolute, so that it means the same from any folder.
+
+    A path starts from the recipe's folder; a name that is no path there stays as it is. A
+    pretrained model brings its own tokenizer unless `data:` names one.
+    """
+    base = recipe.path.parent.resolve()
+
+    def absolute(value: Any) -> Any:
+        is_path = isinstance(value, str) and (base / value).exists()
+        return str((base / value).resolve()) if is_path else value
+
+    model = {key: absolute(value) if key == "pretrained" else value for key, value in recipe.model.items()}
+    paths = ("train", "validation", "tokenizer")
+    data = {key: absolute(value) if key in paths else value for key, value in recipe.data.items()}
+    if model.get("pretrained") and not data.get("vocab_size"):
+        data.setdefault("tokenizer", model["pretrained"])
+    return dataclasses.replace(recipe, model=model, data=data)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths and the state of one run."""
+
+    path: Path
+
+    @property
+    def final(self) -> Path:
+        """The trained model, its tokenizer and its configuration."""
+        return self.path / "final"
+
+    def record(self) -> dict[str, Any] | None:
+        """What `run.json` holds, or None where no run has begun."""
+        return _read_json(self.path / RUN_FILE)
+
+    def result(self) -> dict[str, Any] | None:
+        """What `result.json` holds, or None while the run is not finished."""
+        return _read_json(self.path / RESULT_FILE)
+
+    def newest_checkpoint(self) -> Path | None:
+        """The complete checkpoint with the highest step, or None. Its state file is the last that
+        is written.
+        """
+        found = {
+            int(match[1]): entry
+            for entry in (self.path.iterdir() if self.path.is_dir() else ())
+            if (match := re.fullmatch(r"checkpoint-(\d+)", entry.name)) and (entry / "trainer_state.json").is_file()
+        }
+        return found[max(found)] if found else None
+
+    def check(self, *, name: str, digest: str, resume: bool) -> None:
+        """Whether a run of this recipe may train here.
+
+        Raises:
+            UserError: the folder holds another recipe's run, an unfinished run and `resume` is not
+                set, or things that no run wrote.
+        """
+        record = self.record()
+        if record is None:
+            self._check_unclaimed()
+        elif record["digest"] != digest:
+            raise UserError(
+                f"{self.path} holds a run of another recipe ({record['name']}, "
+                f"{record['digest'][:8]}) than this one "
+                f"({name}, {digest[:8]}); name another folder with --run-dir, or remove it"
+            )
+        elif self.result() is None and not resume:
+            raise UserError(f"{self.path} holds an unfinished run of {name}; add --resume to go on with it")
+
+    def _check_unclaimed(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is a file; name a folder for the run with --run-dir")
+        ours = {"log.txt", ".lock"}
+        others = sorted(entry.name for entry in self.path.glob("*") if entry.name not in ours)
+        if others:
+            raise UserError(
+                f"{self.path} is not empty and holds no run ({others[0]} is there); name another folder with --run-dir"
+            )
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps a second process from training here; ends with this process."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / ".lock", "w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{self.path}: another process is training in this folder") from None
+            yield
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "w", encoding="utf-8") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(temporary, path)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not a JSON file ({error.msg}, line {error.lineno}); remove it") from error
