@@ -1,0 +1,68 @@
+"""Runs in every rank of `test_distributed.py`: trains each case on the ranks that there are; rank 0 writes results."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from hf_tti import InterpTrainer
+from hf_tti.components import component_names, load_component
+from test_trainer import MeanSquare
+from tiny import arguments, rows, without_dropout
+
+GLOBAL_BATCH = 16
+WEIGHT = 5.0
+
+
+def run(folder: Path, name: str, objectives, accumulation: int, data, weight: float = WEIGHT, steps: int = 3) -> None:
+    model = without_dropout()
+    args = arguments(
+        folder,
+        max_steps=steps,
+        optim="sgd",
+        learning_rate=0.1,
+        lr_scheduler_type="constant",
+        max_grad_norm=0.0,
+        gradient_accumulation_steps=accumulation,
+        per_device_train_batch_size=1,
+        per_device_eval_batch_size=4,
+        ddp_backend="gloo",
+        logging_steps=steps,
+    )
+    args.per_device_train_batch_size = GLOBAL_BATCH // accumulation // args.world_size
+    trainer = InterpTrainer(
+        model,
+        args,
+        objectives=[objective.weighted(weight) for objective in objectives],
+        train_dataset=data,
+        eval_dataset=rows(10, 12, ragged=True, seed=7),
+    )
+    trainer.train()
+    metrics = trainer.evaluate()
+    if args.process_index == 0:
+        logs = next(line for line in trainer.state.log_history if "ce_loss" in line)
+        save_file(
+            {name: value.contiguous() for name, value in model.transformer.state_dict().items()},
+            folder / f"{name}.safetensors",
+        )
+        stable = {k: v for k, v in metrics.items() if not k.endswith(("runtime", "_per_second", "preparation_time"))}
+        (folder / f"{name}.json").write_text(json.dumps({"logs": logs, "metrics": stable}))
+
+
+def main(folder: Path) -> None:
+    ragged = rows(48, 12, ragged=True, seed=3)
+    for accumulation in (1, 2, 4):
+        run(folder, f"token_sum-{accumulation}", [MeanSquare()], accumulation, ragged)
+    run(folder, "token_sum-5_percent_off", [MeanSquare()], 1, ragged, weight=1.05 * WEIGHT)
+    for component in component_names("objectives"):
+        # One step is the gradient itself; more would measure how training amplifies rounding.
+        run(folder, component, [load_component("objectives", component)()], 1, ragged, steps=1)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo")
+    main(Path(sys.argv[1]))
+    torch.distributed.destroy_process_group()
