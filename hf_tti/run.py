@@ -121,18 +121,11 @@ def train_run(recipe: Recipe, run_dir: Path, *, resume: bool = False, command: s
 
 
 def _quieten() -> None:
-    """Warnings from the main process only, no bars while saving, and no advice that does not apply
-    to packed rows.
-    """
+    """Warnings from the main process only, and no bars while saving."""
     transformers_logging.disable_progress_bar()
-    logging.getLogger("transformers.modeling_utils").addFilter(_is_worth_saying)
     if not is_main_process():
         transformers_logging.set_verbosity_error()
         logging.getLogger("hf_tti").setLevel(logging.ERROR)
-
-
-def _is_worth_saying(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith("We strongly recommend passing in an `attention_mask`")
 
 
 def _enter(stack: ExitStack, folder: RunFolder, recipe: Recipe, hub: HubSection, resume: bool) -> dict[str, Any] | None:
