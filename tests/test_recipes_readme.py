@@ -31,7 +31,7 @@ def test_the_key_reference_is_the_schema():
 
 def test_every_recipe_has_its_line():
     text = README.read_text()
-    for folder in ("quickstart", "expt1"):
+    for folder in ("quickstart", "expt1", "calibration"):
         for path in (README.parent / folder).glob("*.yaml"):
             assert f"`{folder}/{path.stem}`" in text
 

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hf_tti import InterpTrainingArguments
-from hf_tti.components import load_component
+from hf_tti.components import component_names, load_component
 from hf_tti.data import DataConfig
 from hf_tti.recipe import expand_sweep, load_recipe
 from hf_tti.recipe.sections import HubSection, TrackingSection
@@ -19,7 +19,7 @@ FILES = sorted(path for folder in ("quickstart", "expt1") for path in (RECIPES /
 IDS = [f"{path.parent.name}/{path.stem}" for path in FILES]
 each_recipe = pytest.mark.parametrize("path", FILES, ids=IDS)
 
-PARAMETERS = {"expt1": (30_142_848, 10_647_552), "quickstart": (None, 793_344)}
+PARAMETERS = {"expt1": (30_142_848, 10_647_552), "quickstart": (None, 595_072)}
 TOKENS_PER_STEP = {"expt1": 64 * 512, "quickstart": 16 * 128}
 NUM_RUNS = {
     "expt1/baseline": 3,
@@ -118,6 +118,20 @@ def test_a_recipe_can_be_cut_down_to_a_smoke_run(path):
     overrides += ["model.n_layer=2", "model.n_embd=32", "model.n_head=2", "data.name=synthetic_stories", "sweep="]
     (run,) = expand_sweep(load_recipe(path, overrides))
     assert run.training["max_steps"] == 2 and run.model["n_layer"] == 2
+
+
+def test_the_calibration_is_the_baseline_with_every_objective_at_next_to_no_weight():
+    path = RECIPES / "calibration" / "force_ratios.yaml"
+    recipe, baseline = load_recipe(path), load_recipe(RECIPES / "expt1" / "baseline.yaml")
+    assert set(recipe.objectives) == set(component_names("objectives"))
+    assert all(entry["weight"] <= 1e-6 for entry in recipe.objectives.values())
+    for name, entry in recipe.objectives.items():
+        assert entry["sites"] == load_recipe(RECIPES / "expt1" / f"{name}.yaml").objectives[name]["sites"]
+    for section in ("model", "data", "metrics"):
+        assert getattr(recipe, section) == getattr(baseline, section)
+    changed = {key for key in recipe.training if recipe.training[key] != baseline.training.get(key)}
+    assert changed == {"max_steps", "force_ratio_steps"}
+    assert len(expand_sweep(recipe)) == 1
 
 
 def test_published_terms_keep_the_published_weights():
