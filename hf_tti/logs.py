@@ -16,7 +16,7 @@ class RunningMeans:
         self._clear()
 
     def _clear(self) -> None:
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[str, Tensor | float] = {}
         self._occasional: dict[str, tuple[Tensor, int]] = {}
         self._num_steps = 0.0
 
@@ -24,9 +24,9 @@ class RunningMeans:
         """Count one micro-batch, which is this share of an optimizer step."""
         self._num_steps += share
 
-    def add(self, name: str, contribution: Tensor) -> None:
-        """Add a detached scalar; the contributions of one optimizer step's micro-batches are summed."""
-        self._sums[name] = self._sums[name] + contribution if name in self._sums else contribution.clone()
+    def add(self, name: str, contribution: Tensor | float) -> None:
+        """Add a detached scalar or a number; the contributions of one optimizer step's micro-batches are summed."""
+        self._sums[name] = self._sums.get(name, 0.0) + contribution
 
     def add_occasional(self, name: str, value: Tensor) -> None:
         """Add a detached scalar that not every step has; the mean is over the times that it was added."""
@@ -40,7 +40,8 @@ class RunningMeans:
         names = [*self._sums, *self._occasional]
         values = [total / self._num_steps for total in self._sums.values()]
         values += [total / count for total, count in self._occasional.values()]
-        stacked = accelerator.reduce(torch.stack([value.float() for value in values]), "mean")
+        scalars = [torch.as_tensor(value, dtype=torch.float32, device=accelerator.device) for value in values]
+        stacked = accelerator.reduce(torch.stack(scalars), "mean")
         self._clear()
         means = dict(zip(names, stacked.tolist(), strict=True))
         weighted = [abs(value) for name, value in means.items() if name.startswith("weighted/")]

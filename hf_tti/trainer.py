@@ -222,7 +222,7 @@ class InterpTrainer(OwningTrainer):
         steps = scaling.accumulation_steps
         self._means.add(f"objective/{label}", raw.detach())
         self._means.add(f"weighted/{label}", weight * raw.detach())
-        self._means.add(f"weight/{label}", torch.tensor(weight / steps, device=raw.device))
+        self._means.add(f"weight/{label}", weight / steps)
         if len(parts) > 1:
             for name, part in parts.items():
                 self._means.add(f"objective/{label}/{name}", part.detach())
