@@ -1,0 +1,1 @@
+"""What reports say together: intervals, verdicts, frontiers. Reads numbers, never a model; loads no torch."""
