@@ -7,9 +7,11 @@ folder, so that a resumed run stays one run.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
 import os
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,8 +61,13 @@ def tracked(section: TrackingSection, *, run_dir: Path, run_name: str, group: st
         with _environment({"TENSORBOARD_LOGGING_DIR": str(run_dir / "tensorboard")}):
             yield ["tensorboard"]
     elif section.tracker == "trackio":
-        with _environment({"TRACKIO_DIR": str(run_dir / "trackio")} if "TRACKIO_DIR" not in os.environ else {}):
-            yield ["trackio"]
+        store = os.environ.get("TRACKIO_DIR") or str(run_dir.resolve() / "trackio")
+        with _environment({"TRACKIO_DIR": store}):
+            if is_main_process():
+                with _trackio_run(section.project, Path(store), group):
+                    yield ["trackio"]
+            else:
+                yield []
     else:
         with _environment({"WANDB_DISABLE_CODE": "true", "WANDB_LOG_MODEL": "false", "WANDB_WATCH": "false"}):
             if is_main_process():
@@ -93,14 +100,35 @@ def _wandb_run(
         complain(f"W&B cannot be reached ({str(error).splitlines()[0]}); recording this run offline")
         wandb.teardown()  # else the failed service answers for the offline run as well
         run = wandb.init(**options, mode="offline")
+    exit_code = 1
     try:
         yield
+        exit_code = 0
     finally:
         folder = Path(run.dir).parent
         is_offline = run.settings.mode == "offline" or os.environ.get("WANDB_MODE") == "offline"
-        wandb.finish()
+        wandb.finish(exit_code=exit_code)
         if is_offline:
-            complain(f"This run is on disk only; to upload it: wandb sync {folder}")
+            complain(f"This run is on disk only; to upload it: wandb sync {shlex.quote(str(folder))}")
+
+
+@contextmanager
+def _trackio_run(project: str, store: Path, group: str) -> Iterator[None]:
+    """Adds the group to the run that transformers opens, and closes it whatever ends the training."""
+    import trackio
+
+    if Path(trackio.TRACKIO_DIR) != store:  # trackio reads the variable once in a process
+        complain(f"trackio already writes to {trackio.TRACKIO_DIR} in this process; this run's curves go there too")
+    stock = trackio.init
+    trackio.init = functools.partial(stock, group=group)
+    try:
+        yield
+    finally:
+        trackio.init = stock
+        if trackio.context_vars.current_run.get() is not None:
+            trackio.finish()
+        where = f"TRACKIO_DIR={shlex.quote(str(trackio.TRACKIO_DIR))}"
+        complain(f"To see this run: {where} trackio show --project {project}")
 
 
 @contextmanager
