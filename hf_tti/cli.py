@@ -39,6 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     interrupted.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # package.module:Class in a recipe, as with python -m
     try:
         arguments = _parser(argv).parse_args(argv)
         arguments.command_line = shlex.join(["hf-tti", *argv])
@@ -46,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         complain(str(error))
         return error.exit_code
+    except (NotADirectoryError, FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError) as error:
+        complain(f"{error.filename or 'hf-tti'}: {(error.strerror or str(error)).lower()}")
+        return UserError.exit_code
     except KeyboardInterrupt:
         complain("interrupted; the same command with --resume goes on from the last checkpoint")
         return INTERRUPTED
@@ -178,6 +183,48 @@ def _sweep(arguments: argparse.Namespace) -> int:
     return sweep.report()
 
 
+# ---- evaluate ----------------------------------------------------------------------------------
+
+
+def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a run folder, a folder with config.json, or a Hub id")
+    parser.add_argument("--revision", metavar="R", help="branch, tag or commit on the Hub")
+    parser.add_argument(
+        "--data",
+        metavar="FILE|FOLDER|BUILDER",
+        help="text, or a corpus by name; default: the run's validation split, else synthetic_stories",
+    )
+    parser.add_argument("--metrics", metavar="A,B,C", help="default: the run's, else all built-in ones")
+    parser.add_argument("--max-tokens", type=_positive, metavar="N", help="default: as the run, else the corpus's own")
+    parser.add_argument("--batch-size", type=_positive, metavar="N", help="rows; default: as the run, else 8")
+    parser.add_argument("--metric-batches", type=_positive, metavar="N", help="batches that metrics see; default: all")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: RUN/report, else reports/<name>")
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from hf_tti.evaluate import evaluate_checkpoint
+    from hf_tti.loading import find_checkpoint
+    from hf_tti.table import format_table, headline_metrics
+
+    place = find_checkpoint(arguments.checkpoint, arguments.revision)
+    report = evaluate_checkpoint(
+        place,
+        data=arguments.data,
+        metrics=arguments.metrics.split(",") if arguments.metrics else None,
+        max_tokens=arguments.max_tokens,
+        batch_size=arguments.batch_size,
+        metric_batches=arguments.metric_batches,
+        progress=sys.stderr.isatty(),
+    )
+    folder = report.save(arguments.out or place.default_out)
+    values = {"loss": report.metrics["loss"]}
+    values |= headline_metrics({f"eval_{name}": value for name, value in report.metrics.items()})
+    say(f"{report.name}, {report.metrics['num_tokens']:,} tokens of {report.data.name}\n")
+    say(format_table([{"metric": name, "value": value} for name, value in values.items()]))
+    say(f"\nreport in {folder}")
+    return 0
+
+
 # ---- recipes -----------------------------------------------------------------------------------
 
 
@@ -275,6 +322,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 COMMANDS = {
     "train": Command("train one run of a recipe", _train_arguments, _train),
     "sweep": Command("train every run of recipes, each in its own process", _sweep_arguments, _sweep),
+    "evaluate": Command("measure a trained model and write its report", _evaluate_arguments, _evaluate),
     "recipes": Command("list, show and check recipes", _recipes_arguments, _recipes),
     "data": Command("prepare a recipe's data and say what it is", _recipe_arguments, _data),
     "doctor": Command("say what works on this machine", _doctor_arguments, _doctor),

@@ -6,7 +6,9 @@ _HOMES = {
     "CausalLMCollator": "hf_tti.data._collate",
     "DataConfig": "hf_tti.data._config",
     "PreparedData": "hf_tti.data._prepare",
+    "PreparedValidation": "hf_tti.data._prepare",
     "prepare_data": "hf_tti.data._prepare",
+    "prepare_validation": "hf_tti.data._prepare",
 }
 
 __all__ = sorted(_HOMES)

@@ -5,12 +5,12 @@ tokenizer and the settings that shape rows. The same fingerprint means the same 
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -61,6 +61,15 @@ class PreparedData:
     fingerprint: str
 
 
+@dataclass(frozen=True)
+class PreparedValidation:
+    """What a model is evaluated on: rows as in `PreparedData.validation`."""
+
+    rows: "Dataset"
+    num_tokens: int
+    fingerprint: str
+
+
 def prepare_data(
     config: DataConfig,
     *,
@@ -83,13 +92,7 @@ def prepare_data(
     tokenizer = _tokenizer(builder, cache_dir)
     fingerprint = _fingerprint(builder, tokenizer)
     folder = cache_dir / "prepared" / _folder_name(config, fingerprint)
-    fill = partial(_fill, builder=builder, tokenizer=tokenizer, progress=progress)
-    meta = read_meta(build_folder(folder, fill))
-    if meta is None:
-        logger.warning("prepared data in %s is damaged; preparing it again", folder)
-        discard_folder(folder)
-        meta = read_meta(build_folder(folder, fill))
-        assert meta is not None, folder
+    meta = _build(folder, partial(_fill, builder=builder, tokenizer=tokenizer, splits=SPLITS, progress=progress))
     return PreparedData(
         train=_stream(builder, tokenizer) if config.streaming else load_rows(folder / "train"),
         validation=load_rows(folder / "validation"),
@@ -99,6 +102,45 @@ def prepare_data(
         num_validation_tokens=meta["num_tokens"]["validation"],
         fingerprint=fingerprint,
     )
+
+
+def prepare_validation(
+    config: DataConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    *,
+    cache_dir: Path | None = None,
+    base_dir: Path | None = None,
+    progress: bool = True,
+) -> PreparedValidation:
+    """The validation rows alone, for a tokenizer at hand: equal to those of `prepare_data` where it has that tokenizer.
+
+    Args:
+        tokenizer: wins over what `config` says of one.
+        cache_dir, base_dir, progress: as in `prepare_data`.
+
+    Raises:
+        UserError: as `prepare_data`, for the validation split.
+    """
+    cache_dir = default_cache_dir() if cache_dir is None else Path(cache_dir)
+    builder = load_component("data", config.name)(config, Path.cwd() if base_dir is None else Path(base_dir))
+    shape = [config.block_size, config.packing, builder.max_tokens("validation")]
+    corpus, reader = builder.fingerprint("validation"), tokenizer_fingerprint(tokenizer)
+    fingerprint = fingerprint_of("validation", FORMAT_VERSION, corpus, reader, shape)
+    folder = cache_dir / "prepared" / _folder_name(config, fingerprint)
+    fill = partial(_fill, builder=builder, tokenizer=tokenizer, splits=("validation",), progress=progress)
+    meta = _build(folder, fill)
+    return PreparedValidation(load_rows(folder / "validation"), meta["num_tokens"]["validation"], fingerprint)
+
+
+def _build(folder: Path, fill: Callable[[Path], None]) -> dict[str, Any]:
+    """The record of the folder, filled unless it is there whole."""
+    meta = read_meta(build_folder(folder, fill))
+    if meta is None:
+        logger.warning("prepared data in %s is damaged; preparing it again", folder)
+        discard_folder(folder)
+        meta = read_meta(build_folder(folder, fill))
+        assert meta is not None, folder
+    return meta
 
 
 def make_rows(builder: StoryBuilder, tokenizer: "PreTrainedTokenizerBase", split: Split) -> Iterator[Row]:
@@ -148,9 +190,16 @@ def _folder_name(config: DataConfig, key: str) -> str:
     return f"{config.name.replace(':', '.')}-{key[:16]}"
 
 
-def _fill(folder: Path, *, builder: StoryBuilder, tokenizer: "PreTrainedTokenizerBase", progress: bool) -> None:
+def _fill(
+    folder: Path,
+    *,
+    builder: StoryBuilder,
+    tokenizer: "PreTrainedTokenizerBase",
+    splits: Sequence[Split],
+    progress: bool,
+) -> None:
     counts = {}
-    for split in SPLITS:
+    for split in splits:
         rows, limit = make_rows(builder, tokenizer, split), builder.max_tokens(split)
         if builder.config.streaming and split == "train":
             limit = min(limit or STREAM_COUNTED_TOKENS, STREAM_COUNTED_TOKENS)
@@ -173,10 +222,10 @@ def _fill(folder: Path, *, builder: StoryBuilder, tokenizer: "PreTrainedTokenize
         if not counts[split].any():
             num_tokens = sum(map(len, tokenize(builder.stories(split), tokenizer)))
             raise _no_rows(builder, split, num_tokens=num_tokens)
-    np.save(folder / "token_counts.npy", counts["train"])
-    num_tokens = {split: int(counts[split].sum()) for split in SPLITS}
-    if builder.config.streaming:
-        del num_tokens["train"]
+    if "train" in counts:
+        np.save(folder / "token_counts.npy", counts["train"])
+    counted = [split for split in splits if not (builder.config.streaming and split == "train")]
+    num_tokens = {split: int(counts[split].sum()) for split in counted}
     write_meta(folder, num_tokens=num_tokens)
 
 

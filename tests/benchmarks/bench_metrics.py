@@ -1,8 +1,8 @@
 """Streaming metrics against the plain way, in one run: `python tests/benchmarks/bench_metrics.py [--tokens 16384]`.
 
 The plain way walks tokens in Python (sparsity, l0, density), keeps a dense [V, D] table (token entropy, selectivity),
-or keeps all rows and multiplies in float64 at the end (cosine, correlation, participation ratio). Both get the same
-activations, alternate within each repeat, and must agree; figures are medians on this machine's CPU.
+or keeps all rows for the end (cosine, correlation, participation ratio; top contexts then sort lists). Both get the
+same activations, alternate within each repeat, and must agree; figures are medians on this machine's CPU.
 """
 
 import argparse
@@ -116,6 +116,12 @@ def plain_participation(batches):
     return float(spectrum.sum() ** 2 / (spectrum**2).sum())
 
 
+def plain_contexts(batches):
+    norm = batches[0].sites["mlp.neurons"].write_norm.double()
+    best = [sorted(unit, reverse=True)[:20] for unit in kept_rows(batches, "mlp.neurons").T.tolist()]
+    return float((torch.tensor(best, dtype=torch.float64).mean(dim=1) * norm).mean())
+
+
 PLAIN = {
     "activation_sparsity": plain_sparsity,
     "l0": plain_l0,
@@ -125,6 +131,7 @@ PLAIN = {
     "cosine_similarity": plain_cosine,
     "correlation": plain_correlation,
     "participation_ratio": plain_participation,
+    "top_contexts": plain_contexts,
 }
 
 

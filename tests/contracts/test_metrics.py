@@ -23,6 +23,7 @@ GOLDEN = {
     "participation_ratio": 4.53411,
     "token_entropy": 1.992339,
     "token_selectivity": 0.6715251,
+    "top_contexts": 2.085804,
 }
 # Settings beside the defaults that run through the same laws.
 VARIANTS = {
@@ -31,6 +32,7 @@ VARIANTS = {
     "participation_ratio": [{"skip_positions": 2}],
     "l0": [{"firing": "nonzero"}],
     "cosine_similarity": [{"sites": ("mlp.out", "mlp.neurons")}],
+    "top_contexts": [{"k": 3, "window": 2}],
 }
 CASES = [(name, settings) for name in NAMES for settings in ({}, *VARIANTS.get(name, []))]
 # Metrics that make no claim under a→c·a, W_out→W_out/c.

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from hf_tti.data import DataConfig, prepare_data
+from hf_tti.data import DataConfig, prepare_data, prepare_validation
 from hf_tti.data._packing import tokenize
 from hf_tti.data._tokenizers import load_tokenizer, tokenizer_fingerprint, train_tokenizer
 from hf_tti.data.synthetic_stories import generate_stories
@@ -224,6 +224,43 @@ def test_a_tokenizer_folder_is_used_as_it_is(cache, tmp_path, corpus):
     options = dict(name="text_files", train=str(corpus), vocab_size=None, max_tokens=None)
     data = prepare(cache, tokenizer=str(tmp_path / "tok"), **options)
     assert data.tokenizer.get_vocab() == load_tokenizer(str(tmp_path / "tok"), tmp_path).get_vocab()
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_validation_alone_is_the_validation_of_both(cache, tmp_path, packing):
+    whole = prepare(cache, packing=packing)
+    config = DataConfig(**{**SMALL, "packing": packing})
+    alone = prepare_validation(config, whole.tokenizer, cache_dir=tmp_path, progress=False)
+    assert alone.rows[:] == whole.validation[:]
+    assert alone.num_tokens == whole.num_validation_tokens
+    assert {path.name for path in tmp_path.rglob("train*")} == set()
+    again = prepare_validation(config, whole.tokenizer, cache_dir=tmp_path, progress=False)
+    assert (again.rows[:], again.fingerprint) == (alone.rows[:], alone.fingerprint)
+
+
+def test_validation_alone_does_not_depend_on_what_only_training_reads(cache, corpus):
+    tokenizer = prepare(cache).tokenizer
+    other = corpus.with_name("train.txt")
+    other.write_text("A fox.")
+
+    def fingerprint(**options):
+        config = DataConfig(**{**SMALL, "name": "text_files", "validation": str(corpus), **options})
+        return prepare_validation(config, tokenizer, cache_dir=cache, progress=False).fingerprint
+
+    before = fingerprint(train=str(corpus))
+    assert fingerprint(train=str(other)) == before
+    assert fingerprint(train=str(corpus), max_tokens=77, vocab_size=400) == before
+    assert fingerprint(train=str(corpus), max_validation_tokens=500) != before
+    corpus.write_text(corpus.read_text().replace("F7.", "F8."))
+    assert fingerprint(train=str(other)) != before
+
+
+def test_validation_alone_without_text_is_one_line(cache, tmp_path):
+    (tmp_path / "empty.txt").write_text(" \n")
+    config = DataConfig(name="text_files", train="empty.txt", validation="empty.txt")
+    with pytest.raises(UserError, match="data.validation: no text in 'empty.txt'") as caught:
+        prepare_validation(config, prepare(cache).tokenizer, cache_dir=cache, base_dir=tmp_path, progress=False)
+    assert "\n" not in str(caught.value)
 
 
 MISTAKES = {

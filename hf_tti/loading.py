@@ -1,0 +1,207 @@
+"""A saved model and its tokenizer, from a run folder, a checkpoint, any folder with config.json or a Hub id.
+
+Refuses what `from_pretrained` lets pass: weights that are missing from the file and would be random, a tokenizer that
+is not the model's.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import hf_hub_download
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from hf_tti.errors import UserError, did_you_mean
+from hf_tti.recipe import Recipe, load_recipe
+from hf_tti.report import REPORT_DIR
+from hf_tti.run_folder import RECIPE_FILE, RunFolder
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a model is, and what is known of it without opening it.
+
+    Attributes:
+        given: as the user named it.
+        source: the folder, or the Hub id.
+        commit: of the Hub; None for folders.
+        run: the folder of the run that it came from, None where there is none.
+        recipe: the resolved recipe of that run.
+    """
+
+    given: str
+    source: str
+    name: str
+    revision: str | None = None
+    commit: str | None = None
+    step: int | None = None
+    run: Path | None = None
+    recipe: Recipe | None = None
+
+    @property
+    def default_out(self) -> Path:
+        """`RUN/report` for a run folder, else `reports/<name>`."""
+        return self.run / REPORT_DIR if self.run == Path(self.given) else Path("reports") / self.name
+
+
+# ---- Which checkpoint --------------------------------------------------------------------------
+
+
+def find_checkpoint(given: str | Path, revision: str | None = None) -> Checkpoint:
+    """The model that a path or a Hub id stands for.
+
+    Raises:
+        UserError: nothing there, no model in it, an unfinished run, `revision` of a folder.
+    """
+    path = Path(given)
+    if not path.exists():
+        return _on_hub(str(given), revision)
+    if revision is not None:
+        raise UserError(f"--revision {revision}: {path} is a folder; revisions are of Hub ids")
+    if not path.is_dir():
+        raise UserError(f"{path}: a file; name its folder, or a run folder, or a Hub id")
+    if (path / RECIPE_FILE).is_file():
+        return _of_run(path)
+    if not (path / "config.json").is_file():
+        raise UserError(f"{path}: holds no model (config.json) and no run ({RECIPE_FILE})")
+    if (path.resolve().parent / RECIPE_FILE).is_file():
+        return _below_run(path, path.resolve().parent)
+    return Checkpoint(str(given), str(path), path.resolve().name, step=_step_of_folder(path))
+
+
+def _of_run(path: Path) -> Checkpoint:
+    folder = RunFolder(path)
+    if folder.result() is None or not (folder.final / "config.json").is_file():
+        newest = folder.newest_checkpoint()
+        hint = f"finish it with --resume, or name {newest}" if newest else "train it first"
+        raise UserError(f"{path}: holds an unfinished run; {hint}")
+    name = (folder.record() or {}).get("name") or path.resolve().name
+    return Checkpoint(
+        str(path), str(folder.final), name, step=folder.result()["num_steps"], run=path, recipe=_recipe_of(path)
+    )
+
+
+def _below_run(path: Path, run: Path) -> Checkpoint:
+    folder = RunFolder(run)
+    name = (folder.record() or {}).get("name") or run.name
+    step = _step_of_folder(path)
+    if path.resolve() == folder.final and folder.result() is not None:
+        step = folder.result()["num_steps"]
+    return Checkpoint(str(path), str(path), f"{name}-{path.resolve().name}", step=step, run=run, recipe=_recipe_of(run))
+
+
+def _recipe_of(run: Path) -> Recipe:
+    return load_recipe(run / RECIPE_FILE)
+
+
+def _step_of_folder(path: Path) -> int | None:
+    state = path / "trainer_state.json"
+    if not state.is_file():
+        return None
+    try:
+        return int(json.loads(state.read_text(encoding="utf-8"))["global_step"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{state}: not a state of transformers' Trainer") from error
+
+
+def _on_hub(given: str, revision: str | None) -> Checkpoint:
+    if given.startswith((".", "/", "~")) or given.count("/") > 1:
+        parent = Path(given).parent
+        nearby = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
+        raise UserError(f"{given}: no such folder{did_you_mean(Path(given).name, nearby)}")
+    with _blamed_on(f"{given}: no such folder, and not on the Hub either"):
+        config = hf_hub_download(given, "config.json", revision=revision)
+    step = re.fullmatch(r"step(\d+)", revision or "")
+    return Checkpoint(
+        given,
+        given,
+        re.sub(r"[^A-Za-z0-9._-]+", "-", f"{given}-{revision}" if revision else given),
+        revision=revision,
+        commit=Path(config).parent.name,  # <cache>/models--<owner>--<name>/snapshots/<commit>/config.json
+        step=int(step[1]) if step else None,
+    )
+
+
+# ---- Model and tokenizer -----------------------------------------------------------------------
+
+
+def load_model(place: Checkpoint) -> PreTrainedModel:
+    """The causal LM in float32 on the CPU.
+
+    Raises:
+        UserError: weights that are truncated, missing or of other shapes.
+    """
+    with _quiet(), _blamed_on(f"{place.given}: cannot load the model"):
+        model, info = AutoModelForCausalLM.from_pretrained(
+            place.source,
+            revision=place.commit,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # reported below, by name
+            output_loading_info=True,
+        )
+    if info["missing_keys"]:
+        name = min(info["missing_keys"])
+        raise UserError(f"{place.given}: its weights lack {len(info['missing_keys'])} tensors, {name} among them")
+    for name, found, wanted in sorted(info["mismatched_keys"]):
+        raise UserError(f"{place.given}: {name} is {list(found)} in the weights, {list(wanted)} in config.json")
+    return model
+
+
+def load_tokenizer(place: Checkpoint) -> PreTrainedTokenizerBase:
+    """The model's own tokenizer.
+
+    Raises:
+        UserError: there is none, or it has no end-of-text token.
+    """
+    with _quiet(), _blamed_on(f"{place.given}: cannot load the tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(place.source, revision=place.commit)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without one
+        raise UserError(f"{place.given}: holds no tokenizer; save the model's own beside it")
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{place.given}: its tokenizer has no end-of-text (eos) token to put between documents")
+    return tokenizer
+
+
+def check_vocabulary(place: Checkpoint, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises a UserError where the tokenizer has ids that the model does not."""
+    vocab_size = model.config.get_text_config().vocab_size
+    if len(tokenizer) > vocab_size:
+        raise UserError(
+            f"{place.given}: its tokenizer has {len(tokenizer):,} tokens, its model a vocabulary of {vocab_size:,}; "
+            "they do not belong together"
+        )
+
+
+# ---- What libraries say ------------------------------------------------------------------------
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' bars and its table of missing weights, which we say in one line."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+@contextmanager
+def _blamed_on(place: str) -> Iterator[None]:
+    """Whatever a library raises inside, as one line."""
+    try:
+        yield
+    except Exception as error:  # OSError, RuntimeError, SafetensorError, KeyError, httpx errors alike
+        reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        raise UserError(f"{place}: {reason[:300]}") from error

@@ -1,0 +1,246 @@
+"""What one evaluated checkpoint is: where it comes from, what it was measured on, and what came out.
+
+report.json           everything but arrays; NaN and infinity are null
+arrays.safetensors    per-unit values, matrices, top contexts, under the metrics' own names
+
+Reading a report loads no torch. The arrays carry a digest of the JSON, which is written last: either both are of the
+same evaluation, or `load` says that they are not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from hf_tti.errors import UserError
+from hf_tti.run_folder import write_text
+
+REPORT_FILE, ARRAYS_FILE, REPORT_DIR = "report.json", "arrays.safetensors", "report"
+FORMAT_VERSION = 1
+_DIGEST = "report_sha256"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """Which weights.
+
+    Attributes:
+        source: folder or Hub id, as it was given.
+        revision, commit: what was asked for, and the commit that it is; None for folders.
+        model_type, num_parameters: architecture; parameters, tied ones once.
+        weights_sha256: of every tensor's name, shape and values in the evaluated type; not of the file.
+    """
+
+    source: str
+    revision: str | None
+    commit: str | None
+    model_type: str
+    num_parameters: int
+    weights_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFacts:
+    """Which tokens.
+
+    Attributes:
+        name: the corpus: a builder of `hf_tti/data`, or `package.module:Class`.
+        fingerprint: equal for equal rows: text, tokenizer, block size, packing and bound.
+        split, num_tokens: tokens prepared; a row's first is not predicted.
+        tokenizer_sha256: of what decides a text's ids.
+        settings: the `data:` keys that were set.
+    """
+
+    name: str
+    fingerprint: str
+    split: str
+    num_tokens: int
+    tokenizer_sha256: str
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """One evaluated checkpoint.
+
+    Attributes:
+        name: of the run, or of the folder or Hub id.
+        model, data: which weights, which tokens.
+        step: optimizer steps behind the weights, None where nothing says.
+        seed: the run's `training.seed`.
+        recipe: the run's resolved recipe, None where there is none.
+        metrics: name -> value as `evaluate_metrics` names them (`loss` in nats, `<label>/mean`); None for what is not
+            finite.
+        metric_settings: label -> `metric` and the values of all its fields.
+        evaluation: batch_size, metric_batches (None is all), excluded_token_ids, dtype, device.
+        versions: of hf_tti and its libraries. git_commit: of the checkout of hf_tti that measured.
+        arrays: name -> array; of a loaded report, read from its file when asked for.
+    """
+
+    format_version: ClassVar[int] = FORMAT_VERSION
+
+    name: str
+    model: ModelFacts
+    step: int | None
+    seed: int | None
+    recipe: dict[str, Any] | None
+    data: DataFacts
+    metrics: dict[str, float | None]
+    metric_settings: dict[str, dict[str, Any]]
+    evaluation: dict[str, Any]
+    versions: dict[str, str]
+    git_commit: str | None = None
+    arrays: Mapping[str, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self):
+        finite = {key: _finite(value) for key, value in self.metrics.items()}
+        object.__setattr__(self, "metrics", finite)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `report.json` holds: plain containers, the format's version first."""
+        facts = {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "arrays"}
+        facts |= {name: dataclasses.asdict(facts[name]) for name in ("model", "data")}
+        return {"format_version": FORMAT_VERSION, **facts}
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes the arrays and then the JSON, each whole or not at all. Returns the folder."""
+        folder = Path(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{folder}: cannot hold a report: {error.strerror}") from error
+        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        temporary = folder / f".{ARRAYS_FILE}.{os.getpid()}.tmp"
+        arrays = {key: np.ascontiguousarray(array) for key, array in self.arrays.items()}
+        try:
+            save_file(arrays, temporary, metadata={_DIGEST: _sha256(text)})
+            with open(temporary, "rb+") as handle:
+                os.fsync(handle.fileno())
+            os.replace(temporary, folder / ARRAYS_FILE)
+        finally:
+            temporary.unlink(missing_ok=True)
+        write_text(folder / REPORT_FILE, text)
+        return folder
+
+    @classmethod
+    def load(cls, path: str | Path) -> Report:
+        """The report in a folder, at the path of a `report.json`, or in the `report/` of a run folder.
+
+        Raises:
+            UserError: none there, a truncated or foreign file, another format version, arrays of another evaluation.
+        """
+        path = find_report(Path(path))
+        text = _read(path)
+        report = _from_json(cls, path, text)
+        arrays = _StoredArrays(path.with_name(ARRAYS_FILE))
+        if arrays.digest != _sha256(text):
+            raise UserError(f"{path}: {ARRAYS_FILE} beside it is of another evaluation; run hf-tti evaluate again")
+        return dataclasses.replace(report, arrays=arrays)
+
+
+def find_report(path: Path) -> Path:
+    """The `report.json` that a path stands for.
+
+    Raises:
+        UserError: there is none.
+    """
+    choices = [path] if path.is_file() else [path / REPORT_FILE, path / REPORT_DIR / REPORT_FILE]
+    for choice in choices:
+        if choice.is_file():
+            return choice
+    raise UserError(f"{path}: holds no report ({REPORT_FILE}); make one with hf-tti evaluate")
+
+
+class _StoredArrays(Mapping[str, np.ndarray]):
+    """The arrays of a file, each read when it is asked for."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        if not path.is_file():
+            raise UserError(f"{path}: missing; the report is incomplete, run hf-tti evaluate again")
+        try:
+            with safe_open(path, "numpy") as stored:
+                self._names = tuple(stored.keys())
+                self.digest = (stored.metadata() or {}).get(_DIGEST)
+        except (SafetensorError, OSError) as error:
+            raise UserError(
+                f"{path}: truncated or not a safetensors file ({error}); run hf-tti evaluate again"
+            ) from error
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._names:
+            raise KeyError(name)
+        with safe_open(self._path, "numpy") as stored:
+            return stored.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+
+
+def _from_json(cls: type[Report], path: Path, text: str) -> Report:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}: truncated or not JSON ({error.msg}, line {error.lineno}); run hf-tti evaluate again"
+        ) from error
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version is None:
+        raise UserError(f"{path}: not a report of hf-tti evaluate")
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{path}: format version {version!r}; this hf_tti reads {FORMAT_VERSION}: run hf-tti evaluate again"
+        )
+    del content["format_version"]
+    for name, facts in (("model", ModelFacts), ("data", DataFacts)):
+        if name in content:
+            content[name] = _built(facts, content[name], path, f"{name}.")
+    _check_metrics(content.get("metrics", {}), path)
+    return _built(cls, content, path, "")
+
+
+def _built(cls: type, values: Any, path: Path, place: str) -> Any:
+    """The dataclass of exactly these values; arrays are not among them."""
+    wanted = {item.name for item in dataclasses.fields(cls)} - {"arrays"}
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: {place.rstrip('.')}: an object is wanted, not {type(values).__name__}")
+    for name in sorted(wanted ^ values.keys()):
+        raise UserError(f"{path}: {place}{name}: {'missing' if name in wanted else 'unknown'}")
+    return cls(**values)
+
+
+def _check_metrics(metrics: Any, path: Path) -> None:
+    if not isinstance(metrics, dict):
+        raise UserError(f"{path}: metrics: an object is wanted, not {type(metrics).__name__}")
+    for name, value in metrics.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise UserError(f"{path}: metrics.{name}: {value!r} is not a number")
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else value
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
