@@ -18,6 +18,7 @@ _HOMES = {
     "Term": "hf_tti.objectives.base",
     "WeightedObjective": "hf_tti.objectives.base",
     "Metric": "hf_tti.metrics.base",
+    "per_layer_mean": "hf_tti.objectives.base",
     "evaluate_metrics": "hf_tti.evaluation",
     "Recipe": "hf_tti.recipe",
 }

@@ -12,6 +12,12 @@ from hf_tti.errors import UserError, did_you_mean
 
 KINDS = ("objectives", "metrics", "callbacks", "data")
 _NOT_COMPONENTS = {"__init__", "base"}
+_BASES = {
+    "objectives": ("hf_tti.objectives.base", "Objective"),
+    "metrics": ("hf_tti.metrics.base", "Metric"),
+    "callbacks": ("transformers", "TrainerCallback"),
+    "data": ("hf_tti.data.base", "StoryBuilder"),
+}
 _LIMITS = {
     "min": (operator.ge, "at least"),
     "exclusive_min": (operator.gt, "above"),
@@ -85,4 +91,7 @@ def _load_foreign(kind: str, name: str) -> type:
     if not isinstance(cls, type):
         classes = [key for key, value in vars(module).items() if isinstance(value, type)]
         raise UserError(f"{kind}: {module_name!r} has no class {class_name!r}{did_you_mean(class_name, classes)}")
+    base_module, base_name = _BASES[kind]
+    if not issubclass(cls, getattr(importlib.import_module(base_module), base_name)):
+        raise UserError(f"{kind}: {name!r} is no {base_name}; derive it from {base_module}.{base_name}")
     return cls

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -26,10 +27,11 @@ from transformers.utils import is_torch_bf16_gpu_available
 
 from hf_tti.arguments import InterpTrainingArguments
 from hf_tti.components import load_component
-from hf_tti.errors import UserError
+from hf_tti.errors import UserError, did_you_mean
 from hf_tti.metrics.base import Metric
 from hf_tti.objectives.base import WeightedObjective
 from hf_tti.recipe import Recipe
+from hf_tti.trainer import default_metrics
 
 ALWAYS_ON = ("progress_line", "metrics_jsonl", "generate_stories")
 _NOT_OF_THE_CONFIG = ("model_type", "pretrained", "revision", "attn_implementation")
@@ -47,6 +49,8 @@ def build_arguments(recipe: Recipe, run_dir: Path) -> InterpTrainingArguments:
         UserError: what transformers refuses, and a precision that this device does not have.
     """
     section = dict(recipe.training)
+    if section.get("max_steps") == 0:
+        raise UserError("training.max_steps: 0 trains nothing; leave it out to train num_train_epochs")
     precision = section.pop("precision", "auto")
     if precision == "auto":
         precision = "bf16" if has_bf16() and not section.get("use_cpu") else "fp32"
@@ -57,7 +61,7 @@ def build_arguments(recipe: Recipe, run_dir: Path) -> InterpTrainingArguments:
         section.setdefault("dataloader_pin_memory", False)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             section["use_cpu"] = True  # else accelerate takes each of the processes for the only one
-    with _blamed_on("training"):
+    with blamed_on("training"):
         return InterpTrainingArguments(
             output_dir=str(run_dir),
             run_name=recipe.run_name,
@@ -70,21 +74,30 @@ def build_arguments(recipe: Recipe, run_dir: Path) -> InterpTrainingArguments:
 
 
 def _direction_of_best(recipe: Recipe) -> dict[str, bool]:
-    """`greater_is_better` where transformers would guess it from the metric's name, and guess
-    wrong.
+    """`greater_is_better` where transformers would guess it from the metric's name, and guess wrong.
+
+    Raises:
+        UserError: no evaluation has such a value, or it does not say which way is better.
     """
     best = recipe.training.get("metric_for_best_model")
-    if best is None or recipe.training.get("greater_is_better") is not None:
+    if best is None:
         return {}
     key = best.removeprefix("eval_")
-    if key == "perplexity" or key.endswith("loss"):
-        return {"greater_is_better": False}
-    metric = (build_metrics(recipe) or {}).get(key.split("/")[0])
-    if metric is None or metric.greater_is_better is None:
+    metrics = build_metrics(recipe) or default_metrics()
+    if key.split("/")[0] not in {"loss", "perplexity", *metrics}:
+        choices = ["eval_loss", "eval_perplexity", *(f"eval_{label}/mean" for label in metrics)]
+        raise UserError(
+            f"training.metric_for_best_model: no evaluation has {best!r}{did_you_mean(best, choices)}; "
+            f"choices: {', '.join(choices)}"
+        )
+    if recipe.training.get("greater_is_better") is not None:
+        return {}
+    greater = False if key in ("loss", "perplexity") else metrics[key.split("/")[0]].greater_is_better
+    if greater is None:
         raise UserError(
             f"training.metric_for_best_model: {best!r} does not say which way is better; set training.greater_is_better"
         )
-    return {"greater_is_better": metric.greater_is_better}
+    return {"greater_is_better": greater}
 
 
 def build_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None, vocab_size: int) -> PretrainedConfig:
@@ -96,7 +109,7 @@ def build_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None, voca
     """
     section = recipe.model
     if section.get("pretrained"):
-        with _blamed_on("model.pretrained"):
+        with blamed_on("model.pretrained"):
             return AutoConfig.from_pretrained(section["pretrained"], revision=section.get("revision"))
     keys = {key: value for key, value in section.items() if key not in _NOT_OF_THE_CONFIG}
     defaults = {"vocab_size": vocab_size, "use_cache": True}
@@ -104,7 +117,7 @@ def build_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None, voca
         # Not pad_token_id: where it is EOS, an embedding with padding_idx would never learn EOS.
         bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
         defaults |= {"bos_token_id": eos if bos is None else bos, "eos_token_id": eos}
-    with _blamed_on("model"):
+    with blamed_on("model"):
         return AutoConfig.for_model(section.get("model_type", "gpt2"), **{**defaults, **keys})
 
 
@@ -120,7 +133,7 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, *, seed: int
     section = recipe.model
     attention = {key: section[key] for key in ("attn_implementation",) if section.get(key)}
     set_seed(seed)
-    with _blamed_on("model"):
+    with blamed_on("model"):
         if section.get("pretrained"):
             model = AutoModelForCausalLM.from_pretrained(
                 section["pretrained"],
@@ -154,7 +167,7 @@ def _check_sizes(config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase, b
 
 def count_parameters(config: PretrainedConfig) -> int:
     """Parameters of a model with this configuration, tied ones once; allocates nothing."""
-    with torch.device("meta"), _blamed_on("model"):
+    with torch.device("meta"), blamed_on("model"):
         return AutoModelForCausalLM.from_config(config).num_parameters()
 
 
@@ -196,17 +209,17 @@ def build_callbacks(recipe: Recipe) -> list[TrainerCallback]:
 
 def _build(kind: str, label: str, name: str, fields: Mapping[str, Any]) -> Any:
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
-    with _blamed_on(f"{kind}.{label}"):
+    with blamed_on(f"{kind}.{label}"):
         return load_component(kind, name)(**values)
 
 
 @contextmanager
-def _blamed_on(place: str) -> Iterator[None]:
+def blamed_on(place: str) -> Iterator[None]:
     """What a library raises inside, as one line that begins with the place in the recipe."""
     try:
         yield
     except UserError:
         raise
-    except (ValueError, TypeError, OSError, ImportError, AttributeError) as error:
+    except (ValueError, TypeError, OSError, ImportError, AttributeError, KeyError, SafetensorError) as error:
         message = " ".join(str(error).split())
         raise UserError(f"{place}: {message or type(error).__name__}") from error

@@ -7,7 +7,6 @@ clipping of their own, stay out of the exported weights, and lie beside them in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,17 +28,25 @@ class OwningTrainer(Trainer):
     args: InterpTrainingArguments
     own: nn.ModuleDict
 
-    def attach_own(self, modules: Mapping[str, nn.Module]) -> None:
-        """Make these modules part of the model; replaces those of an earlier trainer on the same model."""
-        if _SUBMODULE in dict(self.model.named_children()):
-            delattr(self.model, _SUBMODULE)
-        self.own = nn.ModuleDict(modules).to(self.args.device)
-        if len(self.own):
-            self.model.add_module(_SUBMODULE, self.own)
-            self.model._keys_to_ignore_on_save = {
-                *(self.model._keys_to_ignore_on_save or ()),
-                *(f"{_SUBMODULE}.{name}" for name in self.own.state_dict()),
-            }
+    def train(self, *args, **kwargs):
+        """Stock, with the objectives' modules part of the model until it returns."""
+        with self._own_attached():
+            return super().train(*args, **kwargs)
+
+    @contextmanager
+    def _own_attached(self):
+        if not len(self.own):
+            yield
+            return
+        model, before = self.model, self.model._keys_to_ignore_on_save
+        model.add_module(_SUBMODULE, self.own.to(self.args.device))
+        own_keys = {f"{_SUBMODULE}.{name}" for name in self.own.state_dict()}
+        model._keys_to_ignore_on_save = {*(before or ()), *own_keys}
+        try:
+            yield
+        finally:
+            model._keys_to_ignore_on_save = before
+            delattr(model, _SUBMODULE)
 
     def create_optimizer(self, *args, **kwargs):
         """Stock, with objectives' parameters moved to a group of their own, without weight decay."""

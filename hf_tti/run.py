@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -15,17 +16,19 @@ from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainerState
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.utils import logging as transformers_logging
 
 from hf_tti.arguments import InterpTrainingArguments
+from hf_tti.callbacks.early_stopping import EarlyStopping
 from hf_tti.callbacks.metrics_jsonl import MetricsJsonl, clean
 from hf_tti.callbacks.progress_line import ProgressLine, evaluation_words
 from hf_tti.console import is_main_process, say
 from hf_tti.data import DataConfig, PreparedData, prepare_data
 from hf_tti.errors import UserError
 from hf_tti.from_recipe import (
+    blamed_on,
     build_arguments,
     build_callbacks,
     build_metrics,
@@ -101,7 +104,9 @@ def train_run(recipe: Recipe, run_dir: Path, *, resume: bool = False, command: s
             progress = is_main_process() and sys.stderr.isatty()
             data = prepare_data(DataConfig(**recipe.data), progress=progress)
         trainer = _build_trainer(recipe, args, data)
-        _on_main(args, lambda: _record(folder, recipe, command))
+        _check_training(trainer)
+        _on_main(args, lambda: _record(folder, recipe, data, command))
+        args.project = section.project
         args.report_to = stack.enter_context(
             tracked(
                 section,
@@ -139,11 +144,23 @@ def _enter(stack: ExitStack, folder: RunFolder, recipe: Recipe, hub: HubSection,
     return result
 
 
-def _record(folder: RunFolder, recipe: Recipe, command: str | None) -> None:
-    """Makes the folder this run's, unless it is already. Until here a mistake leaves nothing
-    behind.
-    """
-    if folder.record() is not None:
+def _check_training(trainer: InterpTrainer) -> None:
+    """Makes the optimizer and the schedule once, so that what they refuse is said before the folder is claimed."""
+    with blamed_on("training"):
+        trainer.create_optimizer_and_scheduler(num_training_steps=max(trainer.args.max_steps, 1))
+    trainer.optimizer = trainer.lr_scheduler = None
+    trainer._created_lr_scheduler = False
+
+
+def _record(folder: RunFolder, recipe: Recipe, data: PreparedData, command: str | None) -> None:
+    """Makes the folder this run's, unless it is already. Until here a mistake leaves nothing behind."""
+    record = folder.record()
+    if record is not None:
+        if record["data_fingerprint"] != data.fingerprint:
+            raise UserError(
+                f"{folder.path} was begun on other data ({record['data_fingerprint'][:8]}) than this "
+                f"({data.fingerprint[:8]}); give it the same, or name another folder with --run-dir"
+            )
         return
     digest, commit, libraries = recipe.digest(), git_commit(), versions()
     header = [
@@ -163,6 +180,7 @@ def _record(folder: RunFolder, recipe: Recipe, command: str | None) -> None:
         "versions": libraries,
         "git_commit": commit,
         "tracker_run_id": tracker_run_id(digest, folder.path),
+        "data_fingerprint": data.fingerprint,
     }
     write_json(folder.path / RUN_FILE, record)
 
@@ -185,17 +203,21 @@ def _on_main(args: InterpTrainingArguments, work: Callable[[], Any]) -> Any:
 
 
 def _build_trainer(recipe: Recipe, args: InterpTrainingArguments, data: PreparedData) -> InterpTrainer:
-    trainer = InterpTrainer(
-        build_model(recipe, data.tokenizer, seed=args.seed),
-        args,
-        train_dataset=data.train,
-        eval_dataset=data.validation,
-        processing_class=data.tokenizer,
-        objectives=build_objectives(recipe),
-        metrics=build_metrics(recipe),
-        token_counts=torch.as_tensor(data.token_counts),
-        callbacks=build_callbacks(recipe),
-    )
+    parts = {
+        "model": build_model(recipe, data.tokenizer, seed=args.seed),
+        "objectives": build_objectives(recipe),
+        "metrics": build_metrics(recipe),
+        "callbacks": build_callbacks(recipe),
+    }
+    with blamed_on("training"):
+        trainer = InterpTrainer(
+            args=args,
+            train_dataset=data.train,
+            eval_dataset=data.validation,
+            processing_class=data.tokenizer,
+            token_counts=torch.as_tensor(data.token_counts),
+            **parts,
+        )
     trainer.remove_callback(PrinterCallback)
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, MetricsJsonl | ProgressLine):
@@ -216,8 +238,11 @@ def _train(
     checkpoint = folder.newest_checkpoint() if resume else None
     if resume:
         say(f"resuming from {checkpoint}" if checkpoint else "no checkpoint to resume from; starting anew")
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if checkpoint is None or not _load_if_over(trainer, checkpoint):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     metrics = _final_metrics(trainer)
+    if not math.isfinite(metrics.get("eval_loss", 0.0)):
+        raise UserError(f"{folder.path}: eval_loss is {metrics['eval_loss']} at the end; nothing is saved as final")
     trainer.save_model(str(folder.final))
     trainer.accelerator.wait_for_everyone()
     result = {
@@ -242,6 +267,27 @@ def _train(
     return result
 
 
+def _load_if_over(trainer: InterpTrainer, checkpoint: Path) -> bool:
+    """Whether training had ended at this checkpoint; if so the trainer is as training left it.
+
+    The Trainer itself would do at least one step more before it looks.
+    """
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    stoppers = [c for c in trainer.callback_handler.callbacks if isinstance(c, EarlyStopping)]
+    if state.global_step < state.max_steps and not any(c.has_stopped(trainer.args, state) for c in stoppers):
+        return False
+    trainer.state = state
+    state.is_world_process_zero, state.is_local_process_zero = (
+        trainer.is_world_process_zero(),
+        trainer.is_local_process_zero(),
+    )
+    trainer._load_from_checkpoint(str(checkpoint))
+    if trainer.args.load_best_model_at_end and state.best_model_checkpoint is not None:
+        trainer._load_best_model()
+    trainer.callback_handler.on_train_end(trainer.args, state, trainer.control)
+    return True
+
+
 def _final_metrics(trainer: InterpTrainer) -> dict[str, float]:
     """The evaluation of the weights that are saved: the last step's if it was evaluated, else a
     new one.
@@ -256,8 +302,8 @@ def _final_metrics(trainer: InterpTrainer) -> dict[str, float]:
 
 
 def _num_parameters(trainer: InterpTrainer) -> int:
-    """Of the model, tied ones once, without what objectives own."""
-    return trainer.model.num_parameters() - sum(p.numel() for p in trainer.own.parameters())
+    """Of the model, tied ones once; what objectives own is attached while it trains only."""
+    return trainer.model.num_parameters()
 
 
 def _rows_per_step(args: InterpTrainingArguments) -> int:

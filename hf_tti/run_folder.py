@@ -13,11 +13,14 @@ import fcntl
 import json
 import os
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from hf_tti.errors import UserError
 from hf_tti.recipe import Recipe
@@ -68,20 +71,18 @@ class RunFolder:
 
     def record(self) -> dict[str, Any] | None:
         """What `run.json` holds, or None where no run has begun."""
-        return _read_json(self.path / RUN_FILE)
+        return _read_json(self.path / RUN_FILE, {"name", "digest"})
 
     def result(self) -> dict[str, Any] | None:
         """What `result.json` holds, or None while the run is not finished."""
-        return _read_json(self.path / RESULT_FILE)
+        return _read_json(self.path / RESULT_FILE, {"metrics"})
 
     def newest_checkpoint(self) -> Path | None:
-        """The complete checkpoint with the highest step, or None. Its state file is the last that
-        is written.
-        """
+        """The checkpoint with the highest step that has everything a resumed run needs, or None."""
         found = {
             int(match[1]): entry
             for entry in (self.path.iterdir() if self.path.is_dir() else ())
-            if (match := re.fullmatch(r"checkpoint-(\d+)", entry.name)) and (entry / "trainer_state.json").is_file()
+            if (match := re.fullmatch(r"checkpoint-(\d+)", entry.name)) and _is_resumable(entry)
         }
         return found[max(found)] if found else None
 
@@ -105,8 +106,6 @@ class RunFolder:
             raise UserError(f"{self.path} holds an unfinished run of {name}; add --resume to go on with it")
 
     def _check_unclaimed(self) -> None:
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"{self.path} is a file; name a folder for the run with --run-dir")
         ours = {"log.txt", ".lock"}
         others = sorted(entry.name for entry in self.path.glob("*") if entry.name not in ours)
         if others:
@@ -126,6 +125,19 @@ class RunFolder:
             yield
 
 
+def _is_resumable(checkpoint: Path) -> bool:
+    """Weights, optimizer, scheduler, random numbers and state are there, and none is visibly cut short."""
+    try:
+        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+        for weights in (checkpoint / "model.safetensors", *checkpoint.glob("objectives.safetensors")):
+            with safe_open(weights, framework="numpy"):
+                pass
+    except (OSError, ValueError, SafetensorError):
+        return False
+    pickles = [checkpoint / "optimizer.pt", checkpoint / "scheduler.pt", *checkpoint.glob("rng_state*.pth")]
+    return isinstance(state, dict) and len(pickles) > 2 and all(map(zipfile.is_zipfile, pickles))
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Writes a JSON file whole or not at all."""
     write_text(path, json.dumps(value, indent=2) + "\n")
@@ -141,10 +153,15 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def _read_json(path: Path, keys: set[str]) -> dict[str, Any] | None:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except NotADirectoryError as error:
+        raise UserError(f"{path.parent} is a file or below one; name a folder") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not a JSON file ({error.msg}, line {error.lineno}); remove it") from error
+    if not isinstance(content, dict) or not keys <= content.keys():
+        raise UserError(f"{path}: not written by a run; remove it")
+    return content

@@ -74,6 +74,11 @@ class Hookpoint:
     known_as: str | None = None
 
 
+def as_sites(sites: str | Sequence[str]) -> tuple[str, ...]:
+    """One name or several, as a tuple."""
+    return (sites,) if isinstance(sites, str) else tuple(sites)
+
+
 def match_site(base: nn.Module, modules: Sequence[str], site: str) -> list[Hookpoint]:
     """The hookpoints of one site among a base model's module paths, widths still 0.
 

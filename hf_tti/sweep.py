@@ -62,7 +62,7 @@ class PlannedRun:
 
 
 def find_recipes(paths: Sequence[Path]) -> list[Path]:
-    """Recipe files: those named, and the `.yaml` files directly in the folders named, in the order
+    """Recipe files: those named, and the `.yaml` files in the folders named, or a folder below, in the order
     of their names.
 
     Raises:
@@ -71,9 +71,7 @@ def find_recipes(paths: Sequence[Path]) -> list[Path]:
     found = []
     for path in paths:
         if path.is_dir():
-            files = sorted(path.glob("*.yaml"))
-            if not files:
-                raise UserError(f"{path}: no .yaml file in this folder")
+            files = sorted(path.glob("*.yaml")) or recipes_below(path)
             found += files
         elif path.exists():
             found.append(path)

@@ -6,6 +6,7 @@ bitwise those of `transformers.Trainer` with the same arguments and the same `lo
 
 from __future__ import annotations
 
+import math
 import re
 import zlib
 from collections.abc import Mapping, Sequence
@@ -79,6 +80,8 @@ class InterpTrainer(OwningTrainer):
         if model.loss_type is None:
             # GPT2LMHeadModel and others whose class name does not say it: else position 0 counts as a prediction.
             model.loss_type = "ForCausalLM"
+        if objectives and (args.fsdp or args.deepspeed):
+            raise UserError("objectives read whole weights and activations; FSDP and DeepSpeed shard them: use DDP")
         tokenizer = trainer_kwargs.get("processing_class")
         if trainer_kwargs.get("data_collator") is None:
             trainer_kwargs["data_collator"] = CausalLMCollator(pad_token_id=_pad_token_id(model, tokenizer))
@@ -86,14 +89,17 @@ class InterpTrainer(OwningTrainer):
         self.current_gradient_accumulation_steps = args.gradient_accumulation_steps
 
         self.objectives = _checked(objectives)
-        self.interp_metrics = _default_metrics() if metrics is None else dict(metrics)
+        self.interp_metrics = default_metrics() if metrics is None else dict(metrics)
         self._refuse_wrong_parallelism()
         self._eos_token_id = model.config.eos_token_id if tokenizer is None else tokenizer.eos_token_id
         if not isinstance(self._eos_token_id, int):
             self._eos_token_id = None
+        outside = [i for i in args.excluded_token_ids or () if not 0 <= i < model.config.vocab_size]
+        if outside:
+            raise UserError(f"excluded_token_ids: {outside[0]} is no token; the model has {model.config.vocab_size}")
         self._hookpoints = {o.label: resolve_sites(self.model, o.objective.sites) for o in self.objectives}
         self._warn_about_bases()
-        self.attach_own(self._own_modules(token_counts))
+        self.own = nn.ModuleDict(self._own_modules(token_counts)).to(args.device)
         metric_hookpoints = self._new_accumulator().hookpoints
         self._train_recorder = Recorder(self.model, _union(self._hookpoints.values()))
         self._eval_recorder = Recorder(self.model, metric_hookpoints)
@@ -109,8 +115,6 @@ class InterpTrainer(OwningTrainer):
                 f"{self.args.n_gpu} GPUs in one process means DataParallel, whose replicas cannot share activations; "
                 "start with accelerate launch, or set CUDA_VISIBLE_DEVICES to one GPU"
             )
-        if self.objectives and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise UserError("objectives read whole weights and activations; FSDP and DeepSpeed shard them: use DDP")
         kwargs = self.args.gradient_checkpointing_kwargs or {}
         if self.objectives and self.args.gradient_checkpointing and kwargs.get("use_reentrant"):
             raise UserError("gradient_checkpointing_kwargs.use_reentrant: true gives activations without a gradient")
@@ -128,6 +132,8 @@ class InterpTrainer(OwningTrainer):
 
     def _own_modules(self, token_counts: Tensor | None) -> dict[str, nn.Module]:
         """Label -> module for the objectives that have one, each made from its own seed: global draws stay paired."""
+        if token_counts is not None and len(token_counts) > self.model.config.vocab_size:
+            raise UserError(f"token_counts has {len(token_counts)} entries, the model {self.model.config.vocab_size}")
         if token_counts is None and any(o.objective.uses_token_counts for o in self.objectives):
             token_counts = count_tokens(self.train_dataset, self.model.config.vocab_size)
         modules = {}
@@ -264,7 +270,18 @@ class InterpTrainer(OwningTrainer):
         """Stock, plus the running means of this logging window on training lines."""
         if "loss" in logs and "learning_rate" in logs:
             logs.update(self._means.drain(self.accelerator))
+            self._stop_on_nan(logs)
         super().log(logs, start_time)
+
+    def _stop_on_nan(self, logs: Mapping[str, float]) -> None:
+        """A mean over all ranks, so that all of them stop."""
+        terms = ["ce_loss", *(f"objective/{o.label}" for o in self.objectives), "loss"]
+        broken = [name for name in terms if not math.isfinite(logs.get(name, 0.0))]
+        if broken:
+            raise UserError(
+                f"{broken[0]} is {logs[broken[0]]} in the steps up to {self.state.global_step}; training stops, "
+                "and earlier checkpoints are as they were"
+            )
 
     # ---- Evaluation ----
 
@@ -312,14 +329,15 @@ def count_tokens(dataset, vocab_size: int, max_rows: int = 20_000) -> Tensor:
     for index, row in enumerate(dataset):
         if index == max_rows:
             break
-        ids = torch.as_tensor(row["input_ids"])
+        ids = torch.as_tensor(row["input_ids"], dtype=torch.int64)
         mask = row.get("attention_mask")
         ids = ids if mask is None else ids[torch.as_tensor(mask).bool()]
         counts += torch.bincount(ids, minlength=vocab_size)
     return counts
 
 
-def _default_metrics() -> dict[str, Metric]:
+def default_metrics() -> dict[str, Metric]:
+    """What is measured where nothing is said."""
     return {"sparsity": ActivationSparsity(), "polysemanticity": TokenEntropy()}
 
 

@@ -110,6 +110,16 @@ def test_a_missing_recipe_is_one_line_and_exit_code_2(arguments, capsys, tmp_pat
     assert len(captured.err.splitlines()) == 1
 
 
+def test_a_file_where_a_folder_should_be_is_one_line(recipe, capsys, tmp_path):
+    (tmp_path / "afile").write_text("")
+    for arguments in (
+        ["train", str(recipe), "--run-dir", str(tmp_path / "afile")],
+        ["sweep", str(recipe), "--runs-dir", str(tmp_path / "afile")],
+    ):
+        assert cli.main(arguments) == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
 def test_an_unknown_run_names_the_nearest(recipe, capsys):
     assert cli.main(["train", str(recipe), "--run", "tiny-sed7"]) == 2
     assert "did you mean 'tiny-seed7'?" in capsys.readouterr().err

@@ -223,6 +223,50 @@ def test_a_run_that_ended_before_its_result_was_written_finishes(finished, recip
     assert torch.equal(weights(run)["transformer.wte.weight"], weights(finished)["transformer.wte.weight"])
 
 
+def test_a_run_that_had_ended_does_no_step_more(folder, tmp_path, monkeypatch):
+    """At a constant rate one more step would show in the weights; also after early stopping."""
+    early = ["callbacks.early_stopping.patience=1", "callbacks.early_stopping.threshold=100", "training.max_steps=20"]
+    for index, overrides in enumerate(([], early)):
+        once = run_of(folder / "tiny.yaml", "training.lr_scheduler_type=constant", *overrides)
+        run = RunFolder(tmp_path / str(index))
+        train_run(once, run.path)
+        result, before = run.result(), weights(run)
+        (run.path / "result.json").unlink()
+        shutil.rmtree(run.final)
+        train_run(once, run.path, resume=True)
+        again = run.result()
+        assert (again["num_steps"], again["num_train_tokens"]) == (result["num_steps"], result["num_train_tokens"])
+        assert again["metrics"] == result["metrics"]
+        assert all(torch.equal(value, weights(run)[name]) for name, value in before.items())
+    assert result["num_steps"] < 20
+
+
+def test_other_data_on_resume_is_refused(tmp_path):
+    write_recipe(tmp_path)
+    run = RunFolder(tmp_path / "run")
+    train_run(run_of(tmp_path / "tiny.yaml"), run.path)
+    (run.path / "result.json").unlink()
+    with open(tmp_path / "stories.jsonl", "a") as handle:
+        handle.write('{"text": "one more story"}\n')
+    with pytest.raises(UserError, match="was begun on other data"):
+        train_run(run_of(tmp_path / "tiny.yaml"), run.path, resume=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
+)
+@pytest.mark.parametrize("damage", ["missing", "cut short"])
+def test_a_damaged_checkpoint_is_passed_over(interrupted, finished, recipe, tmp_path, name, damage):
+    run = copied(interrupted, tmp_path / "run")
+    newest = run.newest_checkpoint()
+    content = (newest / name).read_bytes()
+    (newest / name).unlink()
+    if damage == "cut short":
+        (newest / name).write_bytes(content[: len(content) // 2])
+    older = run.newest_checkpoint()
+    assert older != newest
+
+
 def test_two_processes_do_not_train_in_one_folder(interrupted, recipe):
     with interrupted.lock(), pytest.raises(UserError, match="another process"):
         train_run(recipe, interrupted.path, resume=True)
@@ -237,6 +281,10 @@ def test_two_processes_do_not_train_in_one_folder(interrupted, recipe):
         ("training.load_best_model_at_end=true training.eval_steps=4", "load_best_model_at_end"),
         ("callbacks.early_stopping.patience=2 training.eval_strategy=no", "early_stopping"),
         ("hub.push=final hub.repo=a/b", "hub.push: final needs a token"),
+        ("training.optim=galore_adamw", "training: "),
+        ("training.lr_scheduler_type=cosine_with_min_lr", "training: "),
+        ("training.metric_for_best_model=eval_nope training.greater_is_better=true", "no evaluation has 'eval_nope'"),
+        ("training.max_steps=0", "training.max_steps: 0 trains nothing"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_no_run_behind(folder, tmp_path, overrides, said, monkeypatch):

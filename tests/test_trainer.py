@@ -42,7 +42,13 @@ class OnlineProbe(Objective):
 
 
 def weights(trainer) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    """Of the model, and of what objectives own."""
+    own = (
+        {f"own.{name}": value for name, value in trainer.own.state_dict().items()}
+        if isinstance(trainer, InterpTrainer)
+        else {}
+    )
+    return {name: value.clone() for name, value in {**trainer.model.state_dict(), **own}.items()}
 
 
 def assert_same(a: dict, b: dict) -> None:
@@ -215,7 +221,7 @@ def test_a_probe_leaves_the_model_bitwise_alone_and_learns(tmp_path):
         return trainer
 
     probed, plain = train([OnlineProbe().weighted(1.0)]), train([])
-    of_model = {n: v for n, v in weights(probed).items() if not n.startswith("interp_objectives.")}
+    of_model = {n: v for n, v in weights(probed).items() if not n.startswith("own.")}
     assert_same(of_model, weights(plain))
     assert [x["grad_norm"] for x in training_logs(probed)] == [x["grad_norm"] for x in training_logs(plain)]
     lines = training_logs(probed)
@@ -268,6 +274,38 @@ def test_resume_without_the_objectives_file_is_refused(tmp_path):
     (tmp_path / "checkpoint-2" / "objectives.safetensors").unlink()
     with pytest.raises(UserError, match="objectives.safetensors: missing"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+def test_after_training_the_model_is_its_own_again(tmp_path):
+    """Two trainers on one model do not get into each other's way, and its state loads into a plain model."""
+    model = tiny_model()
+    args = arguments(tmp_path, max_steps=2)
+    first = InterpTrainer(model, args, objectives=[OnlineProbe().weighted(1.0)], train_dataset=rows())
+    second = InterpTrainer(model, args, objectives=[OnlineProbe().weighted(1.0)], train_dataset=rows())
+    for trainer in (first, second, first):
+        before = {name: value.clone() for name, value in trainer.own.state_dict().items()}
+        trainer.train()
+        assert all(not torch.equal(value, before[name]) for name, value in trainer.own.state_dict().items())
+        tiny_model().load_state_dict(model.state_dict())
+
+
+@pytest.mark.parametrize("term", ["objective", "model"])
+def test_a_value_that_is_not_finite_stops_training_and_is_named(tmp_path, term):
+    @dataclass(frozen=True, kw_only=True)
+    class Broken(Objective):
+        def terms(self, forward, scope):
+            value = next(iter(forward.sites.values())).activations.sum()
+            return {"broken": Term(value * float("nan") if scope.step == 2 else value * 0, kind="statistic")}
+
+    model = tiny_model()
+    if term == "model":
+        nn.init.constant_(model.transformer.ln_f.weight, float("inf"))
+    objectives = [Broken().weighted(1.0)] if term == "objective" else []
+    trainer = InterpTrainer(model, arguments(tmp_path), objectives=objectives, train_dataset=rows())
+    with pytest.raises(
+        UserError, match="objective/Broken is nan in the steps up to 3|ce_loss is nan in the steps up to 1"
+    ):
+        trainer.train()
 
 
 # ---- Forces ----
@@ -367,11 +405,30 @@ def test_mistakes_are_named_in_one_line(tmp_path):
             "takes InterpTrainingArguments",
         ),
         ({"model_init": tiny_model}, "model_init is not supported"),
+        ({"args": arguments(tmp_path, excluded_token_ids=[VOCAB])}, "excluded_token_ids: 61 is no token"),
+        ({"token_counts": torch.ones(VOCAB + 1)}, "token_counts has 62 entries"),
     ]
     for changes, message in cases:
         with pytest.raises(UserError, match=message) as caught:
             build(**changes)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("weight", [-1, float("nan"), float("inf"), "0.1", True])
+def test_a_weight_is_a_finite_number_of_at_least_zero(weight):
+    with pytest.raises(UserError, match="objective 'MeanSquare': weight is"):
+        MeanSquare().weighted(weight)
+
+
+def test_one_site_may_be_a_string():
+    assert MeanSquare(sites="mlp.out").sites == ("mlp.out",)
+
+
+def test_rows_may_bring_their_own_labels(tmp_path):
+    """Fine-tuning on answers: what the row masks is neither trained on nor evaluated."""
+    masked = [{**row, "labels": [-100] * 8 + row["input_ids"][8:]} for row in rows(8, 16)]
+    trainer = InterpTrainer(tiny_model(), arguments(tmp_path), train_dataset=masked, eval_dataset=masked)
+    assert trainer.evaluate()["eval_num_tokens"] == 8 * 8
 
 
 def test_token_counts_come_from_the_training_data():

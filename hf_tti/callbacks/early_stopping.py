@@ -45,14 +45,20 @@ class EarlyStopping(TrainerCallback):
             args.metric_for_best_model, args.greater_is_better = "eval_loss", False
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self._counter = EarlyStoppingCallback(self.patience, self.threshold)
+        self.has_stopped(args, state)
+
+    def has_stopped(self, args, state) -> bool:
+        """Counts again what the state's log says, and whether its last evaluation was the one that ends training."""
+        self._counter, control = EarlyStoppingCallback(self.patience, self.threshold), TrainerControl()
         key = _metric_key(args)
         better = max if args.greater_is_better else min
         seen = replace(state, best_metric=None)
         for line in state.log_history:
             if key in line and line["step"] > 0:  # eval_on_start never sets the best
-                self._counter.on_evaluate(args, seen, TrainerControl(), metrics=line)
+                control = TrainerControl()
+                self._counter.on_evaluate(args, seen, control, metrics=line)
                 seen.best_metric = line[key] if seen.best_metric is None else better(seen.best_metric, line[key])
+        return control.should_training_stop
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         key = _metric_key(args)

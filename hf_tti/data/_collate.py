@@ -16,11 +16,10 @@ IGNORED_LABEL = -100
 
 @dataclass(frozen=True, kw_only=True)
 class CausalLMCollator:
-    """Rows `{"input_ids": [t], "attention_mask": [t] (optional)}` -> `input_ids`, `labels` `[B,
-    T]` int64.
+    """Rows of `input_ids` [t], optional `attention_mask` [t] and `labels` [t] -> `input_ids`, `labels` [B, T] int64.
 
-    `attention_mask` `[B, T]` (int64, 1 = real token) is there only when some position is masked or
-    padded. `labels` are the input ids, -100 where masked; the model shifts them.
+    `attention_mask` [B, T] (int64, 1 = real token) is there only when some position is masked or padded. `labels` are
+    the row's own where it brings some, else the input ids; -100 where masked or padded. The model shifts them.
     The pad id may equal a real token's: nothing here or downstream reads masks off ids.
     """
 
@@ -37,10 +36,11 @@ class CausalLMCollator:
             input_ids[i, :length] = row["input_ids"]
             row_mask = row.get("attention_mask")
             mask[i, :length] = 1 if row_mask is None else row_mask
-        batch = {"input_ids": torch.from_numpy(input_ids)}
-        if mask.all():
-            batch["labels"] = batch["input_ids"].clone()
-        else:
+        labels = np.where(mask == 1, input_ids, IGNORED_LABEL)
+        for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+            if row.get("labels") is not None:
+                labels[i, :length] = row["labels"]
+        batch = {"input_ids": torch.from_numpy(input_ids), "labels": torch.from_numpy(labels)}
+        if not mask.all():
             batch["attention_mask"] = torch.from_numpy(mask)
-            batch["labels"] = torch.from_numpy(np.where(mask == 1, input_ids, IGNORED_LABEL))
         return batch

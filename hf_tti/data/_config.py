@@ -28,7 +28,7 @@ class DataConfig:
         metadata={
             "help": (
                 "text_files: a .txt, .jsonl, .json or .parquet file, or a folder of "
-                "them, relative to the current directory. Hub corpora: a local copy or "
+                "them, found from the recipe's folder or else the current directory. Hub corpora: a local copy or "
                 "another Hub id."
             )
         },

@@ -17,6 +17,7 @@ import numpy as np
 
 from hf_tti.activations import ForwardPass, Site
 from hf_tti.components import check_limits
+from hf_tti.sites import as_sites
 
 State = Any  # nested dicts of tensors and numbers; picklable
 
@@ -35,6 +36,7 @@ class Metric(ABC):
     sites: tuple[str, ...] = ("mlp.neurons",)
 
     def __post_init__(self):
+        object.__setattr__(self, "sites", as_sites(self.sites))
         check_limits(self)
 
     @abstractmethod

@@ -9,6 +9,7 @@ parameter   value depends on parameters alone: the same scalar on every rank.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 
 from hf_tti.activations import ForwardPass, Hookpoint
 from hf_tti.components import check_limits, component_name
+from hf_tti.errors import UserError
+from hf_tti.sites import as_sites
 
 Kind = Literal["token_sum", "statistic", "parameter"]
 Owner = Literal["model", "own", "both"]
@@ -95,6 +98,7 @@ class Objective(ABC):
     sites: tuple[str, ...] = ("mlp.neurons",)
 
     def __post_init__(self):
+        object.__setattr__(self, "sites", as_sites(self.sites))
         check_limits(self)
 
     def own_module(self, setup: Setup) -> nn.Module | None:
@@ -108,7 +112,7 @@ class Objective(ABC):
     def weighted(self, weight: float, *, warmup_steps: int = 0, label: str | None = None) -> WeightedObjective:
         """This objective with a weight, as `InterpTrainer` takes it."""
         name = component_name(type(self))
-        return WeightedObjective(label or name.rpartition(":")[2], self, weight, warmup_steps)
+        return WeightedObjective(label or name.replace(":", ".").rpartition(".")[2], self, weight, warmup_steps)
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,11 @@ class WeightedObjective:
     objective: Objective
     weight: float
     warmup_steps: int = 0
+
+    def __post_init__(self):
+        for name, value, kinds in (("weight", self.weight, int | float), ("warmup_steps", self.warmup_steps, int)):
+            if isinstance(value, bool) or not isinstance(value, kinds) or not 0 <= value < math.inf:
+                raise UserError(f"objective {self.label!r}: {name} is {value!r}; it must be a number of at least 0")
 
     def weight_at(self, step: int) -> float:
         """The weight of the update that follows `step` finished ones; pure, so that a resumed run needs no state."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -90,7 +91,8 @@ class Selectivity(Objective):
                 "selectivity: needs the corpus's token counts to find its frequent classes; "
                 "pass token_counts ([vocab_size] int64), which prepare_data returns"
             )
-        return TokenClasses(setup.token_counts, self.num_classes)
+        missing = setup.vocab_size - len(setup.token_counts)
+        return TokenClasses(F.pad(torch.as_tensor(setup.token_counts), (0, max(missing, 0))), self.num_classes)
 
     def terms(self, forward: ForwardPass, scope: Scope) -> dict[str, Term]:
         if not isinstance(scope.own, TokenClasses):

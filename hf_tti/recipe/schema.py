@@ -43,6 +43,9 @@ _CLASSIFIER = "does not concern a causal language model"
 _BY_MODEL = "decided by the library, not by a recipe"
 
 # Keys of the underlying classes that a recipe may not set -> where the value comes from.
+_TRAINER = "set by the trainer, which knows the model's inputs"
+_DDP_ONLY = "not supported: objectives read whole weights and activations; use accelerate launch (DDP)"
+
 OWNED: dict[str, dict[str, str]] = {
     "training": {
         **dict.fromkeys(["output_dir", "overwrite_output_dir", "logging_dir"], _RUN_FOLDER),
@@ -58,6 +61,9 @@ OWNED: dict[str, dict[str, str]] = {
         **dict.fromkeys(["hub_strategy", "hub_always_push", "hub_revision"], _HUB),
         **dict.fromkeys(["bf16", "fp16", "bf16_full_eval", "fp16_full_eval"], _PRECISION),
         "local_rank": "set by accelerate launch",
+        **dict.fromkeys(["label_names", "remove_unused_columns", "prediction_loss_only"], _TRAINER),
+        **dict.fromkeys(["fsdp", "fsdp_config", "deepspeed"], _DDP_ONLY),
+        "save_only_model": "a run could not resume; every checkpoint keeps its optimizer",
         "parallelism_config": "set by the accelerate configuration (recipes/accelerate)",
     },
     "model": {

@@ -7,6 +7,11 @@ from hf_tti.data import CausalLMCollator
 COLLATE = CausalLMCollator(pad_token_id=7)
 
 
+def test_a_rows_own_labels_are_kept_and_padded():
+    batch = COLLATE([{"input_ids": [1, 2, 3], "labels": [-100, 2, 3]}, {"input_ids": [4, 5]}])
+    assert batch["labels"].tolist() == [[-100, 2, 3], [4, 5, -100]]
+
+
 def test_full_blocks_carry_no_mask():
     batch = COLLATE([{"input_ids": [1, 7, 3]}, {"input_ids": [4, 5, 7]}])
     assert set(batch) == {"input_ids", "labels"}
