@@ -159,11 +159,11 @@ def estimate_memory(recipe: Recipe) -> tuple[list[dict[str, str | float]], list[
     from hf_tti.data._tokenizers import DEFAULT_VOCAB_SIZE
     from hf_tti.from_recipe import build_config, count_parameters, has_bf16
 
-    vocab_size = recipe.data.get("vocab_size") or DEFAULT_VOCAB_SIZE
-    config = build_config(recipe, None, vocab_size)
-    vocab_note = ""
+    vocab_size, vocab_note = recipe.data.get("vocab_size") or DEFAULT_VOCAB_SIZE, ""
     if recipe.data.get("tokenizer") and not {"vocab_size", "pretrained"} & recipe.model.keys():
-        vocab_note = f" (assumed: {recipe.data['tokenizer']} is not opened here)"
+        vocab_size = None
+        vocab_note = f" (the architecture's default; {recipe.data['tokenizer']} is not opened here)"
+    config = build_config(recipe, None, vocab_size)
     num_parameters = count_parameters(config)
     text = config.get_text_config()
     precision = recipe.training.get("precision", "auto")

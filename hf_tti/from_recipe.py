@@ -100,9 +100,9 @@ def _direction_of_best(recipe: Recipe) -> dict[str, bool]:
     return {"greater_is_better": greater}
 
 
-def build_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None, vocab_size: int) -> PretrainedConfig:
-    """The model's configuration: the recipe's keys, `vocab_size` and the tokenizer's special tokens
-    as defaults.
+def build_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None, vocab_size: int | None) -> PretrainedConfig:
+    """The model's configuration: the recipe's keys; `vocab_size` (None: the architecture's own) and the tokenizer's
+    special tokens as defaults.
 
     Raises:
         UserError: a configuration that cannot be read, or that transformers refuses.
@@ -112,7 +112,9 @@ def build_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None, voca
         with blamed_on("model.pretrained"):
             return AutoConfig.from_pretrained(section["pretrained"], revision=section.get("revision"))
     keys = {key: value for key, value in section.items() if key not in _NOT_OF_THE_CONFIG}
-    defaults = {"vocab_size": vocab_size, "use_cache": True}
+    defaults = {"use_cache": True, "bos_token_id": 0, "eos_token_id": 0}
+    if vocab_size is not None:
+        defaults["vocab_size"] = vocab_size
     if tokenizer is not None:
         # Not pad_token_id: where it is EOS, an embedding with padding_idx would never learn EOS.
         bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id

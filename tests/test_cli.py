@@ -197,6 +197,8 @@ def test_memory_estimate_follows_the_recipe(recipe):
     wider = "training.per_device_train_batch_size=8"
     assert gib("activations", wider) == 2 * gib("activations")
     assert gib("logits and their gradient") == 4 * 32 * 280 * 12
+    gpt2 = ["data.vocab_size=", "data.tokenizer=openai-community/gpt2"]
+    assert gib("logits and their gradient", *gpt2) == 4 * 32 * 50257 * 12
 
 
 @pytest.mark.parametrize(
