@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(f"{error.filename or 'hf-tti'}: {(error.strerror or str(error)).lower()}")
         return UserError.exit_code
     except KeyboardInterrupt:
-        complain("interrupted; the same command with --resume goes on from the last checkpoint")
+        resumes = argv[:1] == ["train"]
+        complain("interrupted" + "; the same command with --resume goes on from the last checkpoint" * resumes)
         return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has read enough

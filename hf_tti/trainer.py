@@ -201,7 +201,7 @@ class InterpTrainer(OwningTrainer):
                 loss = loss + scaling.for_backward(to_model + to_own)
                 forces[weighted.label] = to_model
         if self.objectives and self._is_force_step():
-            self._log_force_ratios(scaling.ce_contribution(ce_loss), forces, scaling)
+            self._log_force_ratios(scaling.ce_contribution(ce_loss), forces)
         return loss
 
     def _objective_loss(
@@ -254,7 +254,7 @@ class InterpTrainer(OwningTrainer):
         every = self.args.force_ratio_steps
         return every > 0 and self.state.global_step % every == 0
 
-    def _log_force_ratios(self, ce_loss: Tensor, forces: Mapping[str, Tensor], scaling: Scaling) -> None:
+    def _log_force_ratios(self, ce_loss: Tensor, forces: Mapping[str, Tensor]) -> None:
         ratios = force_ratios(self.accelerator.unwrap_model(self.model), ce_loss, forces)
         for label, ratio in ratios.items():
             self._means.add_occasional(f"force_ratio/{label}", ratio)

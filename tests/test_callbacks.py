@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from transformers import PrinterCallback, TrainerControl, TrainerState
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 
 from hf_tti import InterpTrainer
 from hf_tti.callbacks._observe import isolated_rng
@@ -58,7 +58,7 @@ class GeneratesAtEveryStep(GenerateStories):
 
 @pytest.mark.parametrize("name", component_names("callbacks"))
 def test_a_callback_file_has_a_callback_with_defaults(name):
-    load_component("callbacks", name)()
+    assert isinstance(load_component("callbacks", name)(), TrainerCallback)
 
 
 def test_random_numbers_go_on_as_if_nothing_had_been_drawn():

@@ -3,7 +3,6 @@ mistake.
 """
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -31,12 +30,9 @@ METRICS = {"sparse": {"metric": "activation_sparsity"}, "token_entropy": {}, "to
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("evaluate")
-    cache = os.environ.get("HF_TTI_CACHE")
-    os.environ["HF_TTI_CACHE"] = str(folder / "cache")
-    yield folder
-    os.environ.pop("HF_TTI_CACHE")
-    if cache is not None:
-        os.environ["HF_TTI_CACHE"] = cache
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_TTI_CACHE", str(folder / "cache"))
+        yield folder
 
 
 @pytest.fixture(scope="module")

@@ -23,12 +23,9 @@ from tiny_runs import TINY_DATA, write_recipe
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
-    cache = os.environ.get("HF_TTI_CACHE")
-    os.environ["HF_TTI_CACHE"] = str(folder / "cache")
-    yield folder
-    os.environ.pop("HF_TTI_CACHE")
-    if cache is not None:
-        os.environ["HF_TTI_CACHE"] = cache
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_TTI_CACHE", str(folder / "cache"))
+        yield folder
 
 
 def run_of(path: Path, *overrides: str):

@@ -9,6 +9,7 @@ depend on how the data was split. State: 3 integers per unit.
 
 from __future__ import annotations
 
+from dataclasses import field
 from functools import partial
 
 import torch
@@ -19,6 +20,18 @@ from hf_tti.metrics._per_layer import Record, real_rows, write_norm
 
 FIRING = ("auto", "positive", "nonzero", "write")
 _CPU_ROWS = 256  # keeps a block of 1536 units in the cache
+
+
+def threshold_field() -> float:
+    """The dataclass field of a metric that calls a write small relative to its token's largest."""
+    return field(
+        default=0.01,
+        metadata={
+            "exclusive_min": 0.0,
+            "exclusive_max": 1.0,
+            "help": "A write is small below this share of its token's largest.",
+        },
+    )
 
 
 def firing_counts(forward: ForwardPass, path: str, threshold: float) -> Record:

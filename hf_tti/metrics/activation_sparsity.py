@@ -9,11 +9,11 @@ is written.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from hf_tti.activations import ForwardPass
-from hf_tti.metrics._firing import add_counts, firing_counts
+from hf_tti.metrics._firing import add_counts, firing_counts, threshold_field
 from hf_tti.metrics._per_layer import PerLayerMetric, Record, ratio
 
 
@@ -33,14 +33,7 @@ class ActivationSparsity(PerLayerMetric):
 
     greater_is_better: ClassVar[bool | None] = True
 
-    threshold: float = field(
-        default=0.01,
-        metadata={
-            "exclusive_min": 0.0,
-            "exclusive_max": 1.0,
-            "help": "A write is small below this share of its token's largest.",
-        },
-    )
+    threshold: float = threshold_field()
 
     def observe(self, forward: ForwardPass, path: str) -> Record:
         return firing_counts(forward, path, self.threshold)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from hf_tti.activations import ForwardPass
-from hf_tti.metrics._firing import FIRING, add_counts, fired, firing_counts
+from hf_tti.metrics._firing import FIRING, add_counts, fired, firing_counts, threshold_field
 from hf_tti.metrics._per_layer import PerLayerMetric, Record, ratio
 
 
@@ -32,14 +32,7 @@ class L0(PerLayerMetric):
 
     greater_is_better: ClassVar[bool | None] = False
 
-    threshold: float = field(
-        default=0.01,
-        metadata={
-            "exclusive_min": 0.0,
-            "exclusive_max": 1.0,
-            "help": "A write is small below this share of its token's largest.",
-        },
-    )
+    threshold: float = threshold_field()
     firing: str = field(default="auto", metadata={"choices": FIRING, "help": "What counts as firing."})
 
     def observe(self, forward: ForwardPass, path: str) -> Record:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hf_tti.activations import ForwardPass
-from hf_tti.metrics._firing import FIRING, add_counts, fired, firing_counts
+from hf_tti.metrics._firing import FIRING, add_counts, fired, firing_counts, threshold_field
 from hf_tti.metrics._per_layer import PerLayerMetric, Record
 
 
@@ -34,14 +34,7 @@ class NeuronDensity(PerLayerMetric):
         always_on_from: a unit is always on where density ≥ always_on_from.
     """
 
-    threshold: float = field(
-        default=0.01,
-        metadata={
-            "exclusive_min": 0.0,
-            "exclusive_max": 1.0,
-            "help": "A write is small below this share of its token's largest.",
-        },
-    )
+    threshold: float = threshold_field()
     firing: str = field(default="auto", metadata={"choices": FIRING, "help": "What counts as firing."})
     rare_below: float = field(
         default=0.01,
