@@ -46,6 +46,10 @@ class InterpTrainingArguments(TrainingArguments):
             "help": "Gradient clipping of objectives' own parameters, apart from the model's; 0 is off.",
         },
     )
+    elastic_resume: bool = field(
+        default=False,
+        metadata={"help": "Resume with other processes, batch or accumulation whose product is the same."},
+    )
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Replace NaN and infinite losses in logs, as the stock Trainer does."}
     )

@@ -12,18 +12,18 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from hf_tti.arguments import InterpTrainingArguments
 from hf_tti.errors import UserError
+from hf_tti.saving import SavingTrainer
 
 OBJECTIVES_FILE = "objectives.safetensors"
 _SUBMODULE = "interp_objectives"
 
 
-class OwningTrainer(Trainer):
-    """Stock Trainer plus `own`, the modules attached to the model for training only, by label."""
+class OwningTrainer(SavingTrainer):
+    """A Trainer with whole checkpoints plus `own`, the modules attached to the model for training only, by label."""
 
     args: InterpTrainingArguments
     own: nn.ModuleDict

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list
 from transformers import PrinterCallback, TrainerState
 from transformers.integrations import get_reporting_integration_callbacks
 from transformers.utils import logging as transformers_logging
@@ -24,6 +23,7 @@ from hf_tti.arguments import InterpTrainingArguments
 from hf_tti.callbacks.early_stopping import EarlyStopping
 from hf_tti.callbacks.metrics_jsonl import MetricsJsonl, clean
 from hf_tti.callbacks.progress_line import ProgressLine, evaluation_words
+from hf_tti.checkpoints import QUARANTINE, resumable
 from hf_tti.console import is_main_process, say
 from hf_tti.data import DataConfig, PreparedData, prepare_data
 from hf_tti.errors import UserError
@@ -48,6 +48,8 @@ from hf_tti.run_folder import (
     write_json,
     write_text,
 )
+from hf_tti.saving import agreed
+from hf_tti.signals import EvaluationStopped, StopOnSignal, Stopped
 from hf_tti.tracking import check_tracker, tracked, tracker_run_id
 from hf_tti.trainer import InterpTrainer
 
@@ -73,16 +75,20 @@ class RunResult:
     wall_seconds: float
 
 
-def train_run(recipe: Recipe, run_dir: Path, *, resume: bool = False, command: str | None = None) -> RunResult:
+def train_run(
+    recipe: Recipe, run_dir: Path, *, resume: bool = False, elastic: bool = False, command: str | None = None
+) -> RunResult:
     """Trains, evaluates and saves one run. A finished run of the same recipe is left alone.
 
     Args:
         recipe: one run, as `expand_sweep` gives it.
         run_dir: its folder; made where it is missing.
-        resume: go on from the newest checkpoint, if there is one.
+        resume: go on from the newest checkpoint that is whole, if there is one.
+        elastic: resume with other processes, batch or accumulation, if their product is the same.
         command: what the user typed, for the record.
 
     Raises:
+        NoValidCheckpoint: `resume`, and there are checkpoints, of which none is whole.
         UserError: a folder that holds something else, data or a model that does not fit, a tracker
             that is missing.
     """
@@ -94,9 +100,10 @@ def train_run(recipe: Recipe, run_dir: Path, *, resume: bool = False, command: s
     hub = HubSection(**recipe.hub)
     check_tracker(section)
     args = build_arguments(recipe, folder.path)
+    args.elastic_resume = elastic
     _quieten()
     with ExitStack() as stack:
-        result = _on_main(args, lambda: _enter(stack, folder, recipe, hub, resume))
+        result = _on_main(args, lambda: _enter(stack, folder, recipe, hub, resume, elastic))
         if result is not None:
             say(f"{folder.path} is finished: {'  '.join(evaluation_words(result['metrics']))}")
             return _as_result(folder, result)
@@ -133,9 +140,11 @@ def _quieten() -> None:
         logging.getLogger("hf_tti").setLevel(logging.ERROR)
 
 
-def _enter(stack: ExitStack, folder: RunFolder, recipe: Recipe, hub: HubSection, resume: bool) -> dict[str, Any] | None:
+def _enter(
+    stack: ExitStack, folder: RunFolder, recipe: Recipe, hub: HubSection, resume: bool, elastic: bool
+) -> dict[str, Any] | None:
     """The result where the run is finished; else keeps other processes out of the folder."""
-    folder.check(name=recipe.run_name, digest=recipe.digest(), resume=resume)
+    folder.check(recipe, resume=resume, elastic=elastic)
     result = folder.result()
     if result is None:
         if hub.push != "none":
@@ -186,20 +195,7 @@ def _record(folder: RunFolder, recipe: Recipe, data: PreparedData, command: str 
 
 
 def _on_main(args: InterpTrainingArguments, work: Callable[[], Any]) -> Any:
-    """The value of `work` on the main process, on all of them; a UserError there is raised
-    everywhere.
-    """
-    outcome: list[Any] = [None, None]
-    if args.process_index == 0:
-        try:
-            outcome[0] = work()
-        except UserError as error:
-            outcome[1] = error
-    if args.world_size > 1:
-        broadcast_object_list(outcome)
-    if outcome[1] is not None:
-        raise outcome[1]
-    return outcome[0]
+    return agreed(work if args.process_index == 0 else None, args.world_size)
 
 
 def _build_trainer(recipe: Recipe, args: InterpTrainingArguments, data: PreparedData) -> InterpTrainer:
@@ -235,12 +231,20 @@ def _train(
     started: float,
 ) -> dict[str, Any]:
     args = trainer.args
-    checkpoint = folder.newest_checkpoint() if resume else None
+    checkpoint = None
     if resume:
+        checkpoint, damaged = _on_main(args, lambda: resumable(folder.path))
+        for problem in damaged:
+            say(f"passed over, now in {folder.path / QUARANTINE}: {problem}")
         say(f"resuming from {checkpoint}" if checkpoint else "no checkpoint to resume from; starting anew")
-    if checkpoint is None or not _load_if_over(trainer, checkpoint):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    metrics = _final_metrics(trainer)
+    stopper = StopOnSignal(args.world_size)
+    trainer.add_callback(stopper)
+    with stopper.listening():
+        if checkpoint is None or not _load_if_over(trainer, checkpoint):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        metrics = {} if stopper.number else _final_metrics_unless_stopped(trainer)
+    if stopper.number:
+        raise Stopped(stopper.number, trainer.state.global_step)
     if not math.isfinite(metrics.get("eval_loss", 0.0)):
         raise UserError(f"{folder.path}: eval_loss is {metrics['eval_loss']} at the end; nothing is saved as final")
     trainer.save_model(str(folder.final))
@@ -286,6 +290,13 @@ def _load_if_over(trainer: InterpTrainer, checkpoint: Path) -> bool:
         trainer._load_best_model()
     trainer.callback_handler.on_train_end(trainer.args, state, trainer.control)
     return True
+
+
+def _final_metrics_unless_stopped(trainer: InterpTrainer) -> dict[str, float]:
+    try:
+        return _final_metrics(trainer)
+    except EvaluationStopped:
+        return {}
 
 
 def _final_metrics(trainer: InterpTrainer) -> dict[str, float]:

@@ -12,18 +12,16 @@ import dataclasses
 import fcntl
 import json
 import os
-import re
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
+from hf_tti.checkpoints import newest_valid
 from hf_tti.errors import UserError
-from hf_tti.recipe import Recipe
+from hf_tti.recipe import Recipe, load_recipe
+from hf_tti.recipe.check import SWEPT_SECTIONS
 
 RUN_FILE, RESULT_FILE, RECIPE_FILE, METRICS_FILE = (
     "run.json",
@@ -31,6 +29,9 @@ RUN_FILE, RESULT_FILE, RECIPE_FILE, METRICS_FILE = (
     "recipe.yaml",
     "metrics.jsonl",
 )
+
+
+ELASTIC = ("training.per_device_train_batch_size", "training.gradient_accumulation_steps")
 
 
 def default_run_dir(recipe: Recipe, runs_dir: Path = Path("runs")) -> Path:
@@ -55,7 +56,8 @@ def resolve_paths(recipe: Recipe) -> Recipe:
     data = {key: absolute(value) if key in paths else value for key, value in recipe.data.items()}
     if model.get("pretrained") and not data.get("vocab_size"):
         data.setdefault("tokenizer", model["pretrained"])
-    return dataclasses.replace(recipe, model=model, data=data)
+    evaluation = {key: absolute(value) if key == "labels" else value for key, value in recipe.evaluation.items()}
+    return dataclasses.replace(recipe, model=model, data=data, evaluation=evaluation)
 
 
 @dataclass(frozen=True)
@@ -78,16 +80,16 @@ class RunFolder:
         return _read_json(self.path / RESULT_FILE, {"metrics"})
 
     def newest_checkpoint(self) -> Path | None:
-        """The checkpoint with the highest step that has everything a resumed run needs, or None."""
-        found = {
-            int(match[1]): entry
-            for entry in (self.path.iterdir() if self.path.is_dir() else ())
-            if (match := re.fullmatch(r"checkpoint-(\d+)", entry.name)) and _is_resumable(entry)
-        }
-        return found[max(found)] if found else None
+        """The checkpoint with the highest step that is whole, or None. Moves nothing."""
+        return newest_valid(self.path)[0]
 
-    def check(self, *, name: str, digest: str, resume: bool) -> None:
+    def check(self, recipe: Recipe, *, resume: bool, elastic: bool = False) -> None:
         """Whether a run of this recipe may train here.
+
+        Args:
+            recipe: one run, its paths resolved.
+            resume: go on with an unfinished run.
+            elastic: let batch and accumulation differ; the checkpoint is held to their product.
 
         Raises:
             UserError: the folder holds another recipe's run, an unfinished run and `resume` is not
@@ -96,14 +98,25 @@ class RunFolder:
         record = self.record()
         if record is None:
             self._check_unclaimed()
-        elif record["digest"] != digest:
+        elif record["digest"] != recipe.digest() and (wrong := self._differences(recipe, elastic)):
             raise UserError(
-                f"{self.path} holds a run of another recipe ({record['name']}, "
-                f"{record['digest'][:8]}) than this one "
-                f"({name}, {digest[:8]}); name another folder with --run-dir, or remove it"
+                f"{self.path} holds a run of another recipe ({record['name']}): {wrong}; "
+                "name another folder with --run-dir, or remove it"
             )
         elif self.result() is None and not resume:
-            raise UserError(f"{self.path} holds an unfinished run of {name}; add --resume to go on with it")
+            raise UserError(f"{self.path} holds an unfinished run of {recipe.run_name}; add --resume to go on with it")
+
+    def _differences(self, recipe: Recipe, elastic: bool) -> str:
+        """What the recipe says otherwise than the folder's; empty where `elastic` covers it all."""
+        try:
+            was, now = (flat(of) for of in (load_recipe(self.path / RECIPE_FILE), recipe))
+        except UserError:
+            return f"{self.path / RECIPE_FILE} cannot be read, and its digest is another"
+        names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+        if not names:
+            return f"{self.path / RECIPE_FILE} was changed since"
+        names = [name for name in names if not elastic or name not in ELASTIC]
+        return "; ".join(f"{name} was {was.get(name)}, is {now.get(name)}" for name in names)
 
     def _check_unclaimed(self) -> None:
         ours = {"log.txt", ".lock"}
@@ -125,17 +138,20 @@ class RunFolder:
             yield
 
 
-def _is_resumable(checkpoint: Path) -> bool:
-    """Weights, optimizer, scheduler, random numbers and state are there, and none is visibly cut short."""
-    try:
-        state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-        for weights in (checkpoint / "model.safetensors", *checkpoint.glob("objectives.safetensors")):
-            with safe_open(weights, framework="numpy"):
-                pass
-    except (OSError, ValueError, SafetensorError):
-        return False
-    pickles = [checkpoint / "optimizer.pt", checkpoint / "scheduler.pt", *checkpoint.glob("rng_state*.pth")]
-    return isinstance(state, dict) and len(pickles) > 2 and all(map(zipfile.is_zipfile, pickles))
+def flat(recipe: Recipe) -> dict[str, Any]:
+    """Dotted key -> value of what determines a run's result."""
+    found: dict[str, Any] = {}
+
+    def walk(value: Any, key: str) -> None:
+        if isinstance(value, Mapping) and value:
+            for name, item in value.items():
+                walk(item, f"{key}.{name}")
+        else:
+            found[key] = value
+
+    for section in SWEPT_SECTIONS:
+        walk(getattr(recipe, section), section)
+    return found
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -179,7 +179,7 @@ class Sweep:
             self._say(number, run, f"already finished  {_outcome(run)}")
             return None
         try:
-            run.folder.check(name=run.recipe.run_name, digest=run.digest, resume=True)
+            run.folder.check(resolve_paths(run.recipe), resume=True)
         except UserError as error:
             self.failed.append(run)
             self._say(number, run, f"FAILED: {error}")

@@ -6,7 +6,6 @@ bitwise those of `transformers.Trainer` with the same arguments and the same `lo
 
 from __future__ import annotations
 
-import math
 import re
 import zlib
 from collections.abc import Mapping, Sequence
@@ -30,13 +29,16 @@ from hf_tti.distributed import all_reduce_sum
 from hf_tti.errors import UserError
 from hf_tti.evaluation import MetricAccumulator
 from hf_tti.force import force_ratios
+from hf_tti.guard import FiniteGuard
 from hf_tti.logs import RunningMeans, logger
 from hf_tti.metrics.activation_sparsity import ActivationSparsity
 from hf_tti.metrics.base import Metric
 from hf_tti.metrics.token_entropy import TokenEntropy
 from hf_tti.objectives.base import Scope, Setup, WeightedObjective
 from hf_tti.owning import OwningTrainer
+from hf_tti.saving import generator_states, set_generator_states
 from hf_tti.scaling import Scaling
+from hf_tti.signals import EvaluationStopped, evaluation_is_missing
 
 _LABEL = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -104,6 +106,7 @@ class InterpTrainer(OwningTrainer):
         self._train_recorder = Recorder(self.model, _union(self._hookpoints.values()))
         self._eval_recorder = Recorder(self.model, metric_hookpoints)
         self._means = RunningMeans()
+        self._guard = FiniteGuard(args.process_index, args.world_size, args.device)
         self._num_active: Tensor | None = None
         self._accumulator: MetricAccumulator | None = None
 
@@ -194,6 +197,7 @@ class InterpTrainer(OwningTrainer):
         scaling = self._scaling(forward, num_items_in_batch)
         self._means.count_steps(1 / scaling.accumulation_steps)
         self._means.add("ce_loss", scaling.ce_contribution(ce_loss.detach()))
+        self._guard.see("ce_loss", ce_loss)
         loss, forces = ce_loss, {}
         with torch.autocast(device_type=ce_loss.device.type, enabled=False):
             for weighted in self.objectives:
@@ -224,6 +228,7 @@ class InterpTrainer(OwningTrainer):
         raw = sum((parts[name] for name, term in terms.items() if term.to != "own"), zero)
         own = sum((parts[name] for name, term in terms.items() if term.to == "own"), zero)
         weight = weighted.weight_at(step)
+        self._guard.see(f"objective/{label}", raw + own)
 
         steps = scaling.accumulation_steps
         self._means.add(f"objective/{label}", raw.detach())
@@ -270,18 +275,20 @@ class InterpTrainer(OwningTrainer):
         """Stock, plus the running means of this logging window on training lines."""
         if "loss" in logs and "learning_rate" in logs:
             logs.update(self._means.drain(self.accelerator))
-            self._stop_on_nan(logs)
+            self._guard.at_logging()
         super().log(logs, start_time)
 
-    def _stop_on_nan(self, logs: Mapping[str, float]) -> None:
-        """A mean over all ranks, so that all of them stop."""
-        terms = ["ce_loss", *(f"objective/{o.label}" for o in self.objectives), "loss"]
-        broken = [name for name in terms if not math.isfinite(logs.get(name, 0.0))]
-        if broken:
-            raise UserError(
-                f"{broken[0]} is {logs[broken[0]]} in the steps up to {self.state.global_step}; training stops, "
-                "and earlier checkpoints are as they were"
-            )
+    def _get_grad_norm(self, model, grad_norm=None):
+        """Stock, and the last look before the update."""
+        grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if getattr(self.accelerator, "scaler", None) is None:  # fp16 scaling skips its overflows itself
+            self._guard.see("the gradient", torch.as_tensor(grad_norm))
+            own = [parameter.grad for parameter in self.own.parameters() if parameter.grad is not None]
+            if own:
+                self._guard.see("the gradient of an objective's own", nn.utils.get_total_norm(own))
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        self._guard.before_update(self.state.global_step + 1, optimizer)
+        return grad_norm
 
     # ---- Evaluation ----
 
@@ -308,6 +315,22 @@ class InterpTrainer(OwningTrainer):
         values = accumulator.finalize()
         output.metrics.update({f"{metric_key_prefix}_{key}": value for key, value in values.items()})
         return output
+
+    def _maybe_log_save_evaluate(self, tr_loss, grad_norm, model, trial, *args, **kwargs):
+        """Stock; an evaluation that is broken off leaves a checkpoint of before it and ends training."""
+        before = generator_states() if self.control.should_evaluate else {}
+        try:
+            super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
+        except EvaluationStopped:
+            set_generator_states(before)
+            self._save_checkpoint(model, trial)
+            self.control.should_training_stop = True
+
+    def _load_rng_state(self, checkpoint):
+        """Stock; then, where a stop left it out, the evaluation that had come next."""
+        super()._load_rng_state(checkpoint)
+        if checkpoint is not None and evaluation_is_missing(self.args, self.state):
+            self.evaluate()
 
     def _rows_to_keep(self, num_rows: int) -> int:
         """Rows of this rank's batch that are data: distributed samplers repeat rows to fill the last batch."""

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hf_tti.checkpoints import NoValidCheckpoint
 from hf_tti.errors import UserError
 from hf_tti.from_recipe import build_arguments, build_model
 from hf_tti.recipe import expand_sweep, load_recipe
@@ -150,7 +151,7 @@ def test_another_recipe_in_the_folder_is_refused_and_nothing_changes(finished, f
     other = run_of(folder / "tiny.yaml", "training.seed=8")
     before = contents(finished.path)
     for resume in (False, True):
-        with pytest.raises(UserError, match="tiny-seed7.*tiny-seed8") as caught:
+        with pytest.raises(UserError, match=r"another recipe \(tiny-seed7\): training.seed was 7, is 8; training.data_seed was") as caught:
             train_run(other, finished.path, resume=resume)
         assert caught.value.exit_code == 2
         assert "\n" not in str(caught.value)
@@ -250,18 +251,78 @@ def test_other_data_on_resume_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
+    "name",
+    [
+        *("model.safetensors", "optimizer.safetensors", "scheduler.safetensors", "rng_state_0.safetensors"),
+        *("trainer_state.json", "config.json", "manifest.json"),
+    ],
 )
-@pytest.mark.parametrize("damage", ["missing", "cut short"])
-def test_a_damaged_checkpoint_is_passed_over(interrupted, finished, recipe, tmp_path, name, damage):
+def test_a_damaged_checkpoint_is_passed_over(interrupted, tmp_path, name):
+    for damage in DAMAGES.values():
+        run = copied(interrupted, tmp_path / "run")
+        newest = run.newest_checkpoint()
+        damage(newest / name)
+        assert run.newest_checkpoint() == newest.with_name("checkpoint-2")
+        shutil.rmtree(run.path)
+
+
+def flip_a_bit(path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "missing": lambda path: path.unlink(),
+    "cut short": lambda path: path.write_bytes(path.read_bytes()[:-5]),
+    "zeroed": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "a bit flipped": flip_a_bit,
+    "another step's": lambda path: (
+        shutil.copy(path.parent.with_name("checkpoint-2") / path.name, path)
+        if path.name not in ("config.json", "scheduler.safetensors")
+        else path.write_text("{}")
+    ),
+    "a link": lambda path: (path.rename(path.parent / "elsewhere"), path.symlink_to("elsewhere")),
+}
+
+
+def test_damaged_checkpoints_are_set_aside_and_said(interrupted, finished, recipe, tmp_path, capsys):
     run = copied(interrupted, tmp_path / "run")
-    newest = run.newest_checkpoint()
-    content = (newest / name).read_bytes()
-    (newest / name).unlink()
-    if damage == "cut short":
-        (newest / name).write_bytes(content[: len(content) // 2])
-    older = run.newest_checkpoint()
-    assert older != newest
+    flip_a_bit(run.path / "checkpoint-4" / "optimizer.safetensors")
+    train_run(recipe, run.path, resume=True)
+    assert "its content has changed since it was written" in capsys.readouterr().out
+    assert (run.path / ".damaged" / "checkpoint-4" / "optimizer.safetensors").is_file()
+    assert torch.equal(weights(run)["transformer.wte.weight"], weights(finished)["transformer.wte.weight"])
+
+
+def test_without_a_whole_checkpoint_nothing_begins_anew_in_silence(interrupted, recipe, tmp_path):
+    run = copied(interrupted, tmp_path / "run")
+    for checkpoint in run.path.glob("checkpoint-*"):
+        flip_a_bit(checkpoint / "model.safetensors")
+    with pytest.raises(NoValidCheckpoint, match="none of its 2 checkpoints is whole; the newest: ") as caught:
+        train_run(recipe, run.path, resume=True)
+    assert caught.value.exit_code == 3
+    assert len(list(run.path.glob("checkpoint-*"))) == 2 and not run.result()
+
+
+def test_a_checkpoint_holds_no_pickle(interrupted):
+    files = [path for path in interrupted.path.rglob("*") if path.is_file()]
+    assert any(path.name == "optimizer.safetensors" for path in files)
+    assert not [path for path in files if path.suffix in (".pt", ".pth", ".bin", ".pkl")]
+
+
+def test_another_batch_on_resume_is_refused_unless_the_product_is_the_same(interrupted, folder, tmp_path):
+    run = copied(interrupted, tmp_path / "run")
+    path = run.path / "recipe.yaml"
+    halved = ["training.per_device_train_batch_size=2"]
+    with pytest.raises(UserError, match="training.per_device_train_batch_size was 4, is 2; name another folder"):
+        train_run(run_of(path, *halved), run.path, resume=True)
+    with pytest.raises(
+        UserError, match="checkpoint-4: of another run than this: per_device_train_batch_size"
+    ):
+        train_run(run_of(path, *halved), run.path, resume=True, elastic=True)
+    train_run(run_of(path, *halved, "training.gradient_accumulation_steps=2"), run.path, resume=True, elastic=True)
+    assert run.result()["num_steps"] == 6
 
 
 def test_two_processes_do_not_train_in_one_folder(interrupted, recipe):
@@ -291,7 +352,7 @@ def test_a_mistake_is_one_line_and_leaves_no_run_behind(folder, tmp_path, overri
     with pytest.raises(UserError, match=said) as caught:
         train_run(run_of(folder / "tiny.yaml", *overrides.split()), run.path)
     assert "\n" not in str(caught.value)
-    run.check(name="corrected", digest="another", resume=False)  # free for the corrected recipe
+    run.check(run_of(folder / "tiny.yaml"), resume=False)  # free for the corrected recipe
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused(folder, tokenizer):

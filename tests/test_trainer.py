@@ -302,10 +302,54 @@ def test_a_value_that_is_not_finite_stops_training_and_is_named(tmp_path, term):
         nn.init.constant_(model.transformer.ln_f.weight, float("inf"))
     objectives = [Broken().weighted(1.0)] if term == "objective" else []
     trainer = InterpTrainer(model, arguments(tmp_path), objectives=objectives, train_dataset=rows())
-    with pytest.raises(
-        UserError, match="objective/Broken is nan in the steps up to 3|ce_loss is nan in the steps up to 1"
-    ):
+    named = {"objective": "objective/Broken is not finite in step 3; ", "model": "ce_loss is not finite in step 1; "}
+    with pytest.raises(UserError, match=named[term]):
         trainer.train()
+    assert trainer.state.global_step == (2 if term == "objective" else 0)
+
+
+def test_an_update_that_is_not_finite_does_not_happen(tmp_path):
+    """Whatever is broken, and with a weight of 0 as well: the weights are those of the step before."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Broken(Objective):
+        what: str
+
+        def terms(self, forward, scope):
+            value = next(iter(forward.sites.values())).activations.float()
+            if scope.step < 2:
+                return {"broken": Term(value.square().mean(), kind="statistic")}
+            if self.what == "gradient":  # sqrt has an infinite slope at the finite value 0
+                return {"broken": Term((value * 0).abs().sqrt().mean(), kind="statistic")}
+            return {"broken": Term(value.mean() + float("inf"), kind="statistic")}
+
+    def train(what, weight, steps):
+        torch.manual_seed(0)
+        objectives = [Broken(what=what).weighted(weight)]
+        settings = {"max_steps": steps, "logging_steps": 10, "lr_scheduler_type": "constant"}
+        trainer = InterpTrainer(
+            without_dropout(), arguments(tmp_path, **settings), objectives=objectives, train_dataset=rows()
+        )
+        if steps > 2:
+            with pytest.raises(UserError, match="is not finite in step 3; its update was left out"):
+                trainer.train()
+        else:
+            trainer.train()
+        return trainer.model.state_dict()
+
+    for what, weight in (("gradient", 1.0), ("value", 1.0), ("value", 0.0)):
+        before, after = train(what, weight, steps=2), train(what, weight, steps=4)
+        assert all(torch.equal(value, after[name]) for name, value in before.items())
+        assert all(torch.isfinite(value).all() for value in after.values())
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    trainer = InterpTrainer(tiny_model(), arguments(tmp_path), train_dataset=rows())
+    trainer.train()
+    nn.init.constant_(trainer.model.transformer.h[0].mlp.c_fc.bias, float("nan"))
+    with pytest.raises(UserError, match="transformer.h.0.mlp.c_fc.bias is not finite after step 4; it is not saved"):
+        trainer._save_checkpoint(trainer.model, None)
+    assert not list(tmp_path.glob("checkpoint-*"))
 
 
 # ---- Forces ----

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from hf_tti.callbacks._observe import TrainingClock
 from hf_tti.run_folder import METRICS_FILE, write_text
 
-_OF_THE_CLOCK = re.compile(r"(train|eval)(_\w+)?_(runtime|(samples|steps|tokens)_per_second)")
+_OF_THE_CLOCK = re.compile(r"(train|eval)(_\w+)?_(runtime|model_preparation_time|(samples|steps|tokens)_per_second)")
 _SUMMARY = "train_runtime"  # the line that the Trainer logs when training ends
 
 

@@ -1,0 +1,282 @@
+"""A Trainer whose checkpoints are whole or not there, hold no pickle, and resume only the run that wrote them.
+
+Each checkpoint is staged and published as `hf_tti.checkpoints` says; optimizer, scheduler, scaler and random generators
+lie in it as safetensors. On resume its files are verified, and the run is held to what the manifest says it was.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
+from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from hf_tti.arguments import InterpTrainingArguments
+from hf_tti.checkpoints import (
+    MANIFEST,
+    check_space,
+    checkpoints_of,
+    clear_leftovers,
+    problems_of,
+    publish,
+    reached,
+    read_manifest,
+    resumable,
+    rotate,
+    staging_folder,
+)
+from hf_tti.errors import UserError
+from hf_tti.guard import check_weights
+from hf_tti.state_files import load_state, save_state
+
+_OF_THE_DISK = (OSError, RuntimeError, SafetensorError, UserError)
+OPTIMIZER_FILE, SCHEDULER_FILE, SCALER_FILE = "optimizer.safetensors", "scheduler.safetensors", "scaler.safetensors"
+
+
+def rng_file(rank: int) -> str:
+    """The name of a rank's random generators in a checkpoint."""
+    return f"rng_state_{rank}.safetensors"
+
+
+def generator_states() -> dict[str, Any]:
+    """Of Python's, NumPy's and torch's global generators."""
+    states = {"python": random.getstate(), "numpy": np.random.get_state(), "cpu": torch.random.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.random.get_rng_state()
+    return states
+
+
+def set_generator_states(states: Mapping[str, Any]) -> None:
+    """Put the global generators where `generator_states` found them."""
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.random.set_rng_state(states["cpu"])
+    if torch.cuda.is_available() and "cuda" in states:
+        torch.cuda.random.set_rng_state(states["cuda"])
+
+
+class SavingTrainer(Trainer):
+    """Stock Trainer plus staged, verified checkpoints without pickles."""
+
+    args: InterpTrainingArguments
+    _staged: Path | None = None
+
+    def run_facts(self) -> dict[str, Any]:
+        """What a checkpoint and the run that resumes it must agree on, by name."""
+        args = self.args
+        return {
+            "world_size": args.world_size,
+            "per_device_train_batch_size": args.train_batch_size,
+            "gradient_accumulation_steps": args.gradient_accumulation_steps,
+            "seed": args.seed,
+            "data_seed": args.data_seed,
+            "num_train_rows": len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else None,
+            "optimizer": str(getattr(args.optim, "value", args.optim)),
+            "learning_rate": args.learning_rate,
+            "max_steps": args.max_steps,
+        }
+
+    # ---- Saving ----
+
+    def _get_output_dir(self, trial):
+        return str(self._staged) if self._staged is not None else super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model, trial):
+        """Stock into a staging folder, then published in one rename; what fails fails on every rank alike."""
+        run_dir, step = Path(super()._get_output_dir(trial)), self.state.global_step
+        name = f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        check_weights(dict(self.accelerator.unwrap_model(model).named_parameters()), step)
+        best_step, self.state.best_global_step = self.state.best_global_step, None  # stock would look in the staging
+        try:
+            staged = self._on_main(lambda: self._stage(run_dir, step))
+            self._staged = staged
+            self._everywhere(lambda: super(SavingTrainer, self)._save_checkpoint(model, trial))
+            self._staged, self.state.best_global_step = None, best_step
+            best = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{best_step}"
+            if best_step and (best_step == step or best.is_dir()):
+                self.state.best_model_checkpoint = str(best)
+            self._on_main(lambda: self._publish(staged, run_dir / name))
+        except UserError:
+            if self.args.process_index == 0:
+                clear_leftovers(run_dir)  # gives a full disk its room back
+            raise
+        finally:
+            self._staged, self.state.best_global_step = None, best_step
+
+    def _stage(self, run_dir: Path, step: int) -> Path:
+        reached("saving begins")
+        run_dir.mkdir(parents=True, exist_ok=True)
+        folder = staging_folder(run_dir, step)
+        newest = next(iter(reversed(checkpoints_of(run_dir))), None)
+        if newest is not None:
+            check_space(run_dir, sum(path.stat().st_size for path in newest.rglob("*") if path.is_file()))
+        return folder
+
+    def _publish(self, staged: Path, place: Path) -> None:
+        self.state.save_to_json(str(staged / place.name / TRAINER_STATE_NAME))
+        reached("trainer state written")
+        publish(staged / place.name, place, step=self.state.global_step, facts=self.run_facts())
+        shutil.rmtree(staged)
+        best = self.state.best_model_checkpoint
+        rotate(place.parent, limit=self.args.save_total_limit, keep=Path(best) if best else None)
+        reached("saving ends")
+
+    def _save(self, output_dir=None, state_dict=None):
+        super()._save(output_dir, state_dict)
+        reached("weights written")
+
+    def _save_optimizer_and_scheduler(self, output_dir):
+        if self.args.should_save:
+            reached("model written")
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+            save_state(self.optimizer.state_dict(), Path(output_dir) / OPTIMIZER_FILE)
+            reached("optimizer written")
+            save_state(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_FILE)
+            reached("scheduler written")
+
+    def _save_scaler(self, output_dir):
+        scaler = getattr(self.accelerator, "scaler", None)
+        if scaler is not None and self.args.should_save:
+            save_state(scaler.state_dict(), Path(output_dir) / SCALER_FILE)
+
+    def _save_rng_state(self, output_dir):
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        save_state(generator_states(), Path(output_dir) / rng_file(self.args.process_index))
+        reached("generators written")
+
+    # ---- Resuming ----
+
+    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+        """Stock; True resumes from the newest checkpoint in `output_dir` that verifies.
+
+        Raises:
+            NoValidCheckpoint: none of them does.
+            UserError: a checkpoint that is damaged, or of another run.
+        """
+        if resume_from_checkpoint is True:
+            found, _ = self._on_main(lambda: resumable(Path(self.args.output_dir)))
+            if found is None:
+                raise UserError(f"{self.args.output_dir}: no checkpoint to resume from")
+            resume_from_checkpoint = str(found)
+        if resume_from_checkpoint:
+            self._on_main(lambda: self._check_checkpoint(Path(resume_from_checkpoint)))
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _run_epoch(self, **kwargs):
+        """Stock, which would do one step more before it notices that the run it resumes had ended."""
+        if 0 < self.state.max_steps <= self.state.global_step:
+            self._load_rng_state(kwargs["resume_from_checkpoint"])
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(**kwargs)
+
+    def _check_checkpoint(self, folder: Path) -> None:
+        if not (folder / MANIFEST).is_file() and (folder / TRAINER_STATE_NAME).is_file():
+            raise UserError(f"{folder}: a checkpoint of another Trainer, without {MANIFEST}; train from its weights")
+        _verify(folder)
+        wrong = differences(read_manifest(folder).facts, self.run_facts(), elastic=self.args.elastic_resume)
+        if wrong:
+            raise UserError(f"{folder}: of another run than this: {'; '.join(wrong)}")
+
+    def _load_best_model(self):
+        """Stock, after the checkpoint was verified."""
+        if self.state.best_model_checkpoint is not None:
+            self._on_main(lambda: _verify(Path(self.state.best_model_checkpoint)))
+        super()._load_best_model()
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        if checkpoint is not None:
+            self.optimizer.load_state_dict(load_state(Path(checkpoint) / OPTIMIZER_FILE))
+            self.lr_scheduler.load_state_dict(load_state(Path(checkpoint) / SCHEDULER_FILE))
+
+    def _load_scaler(self, checkpoint):
+        scaler = getattr(self.accelerator, "scaler", None)
+        if checkpoint is not None and scaler is not None and (Path(checkpoint) / SCALER_FILE).is_file():
+            scaler.load_state_dict(load_state(Path(checkpoint) / SCALER_FILE))
+
+    def _load_rng_state(self, checkpoint):
+        if checkpoint is None:
+            return
+        path = Path(checkpoint) / rng_file(self.args.process_index)
+        if self.args.elastic_resume and not path.is_file():  # on more processes than there were
+            return
+        set_generator_states(load_state(path))
+
+    # ---- All ranks alike ----
+
+    def _on_main(self, work: Callable[[], Any]) -> Any:
+        """The value of `work` on rank 0, on every rank; what it raises is raised on every rank."""
+        return agreed(work if self.args.process_index == 0 else None, self.args.world_size)
+
+    def _everywhere(self, work: Callable[[], Any]) -> None:
+        """`work` on every rank; where one of them fails, all of them raise."""
+        failure = None
+        try:
+            work()
+        except Exception as error:  # of any kind: the other ranks wait
+            failure = error
+        failures = [failure]
+        if self.args.world_size > 1:
+            failures = [None] * self.args.world_size
+            dist.all_gather_object(failures, failure and _as_user_error(failure))
+        if failure is not None and not isinstance(failure, _OF_THE_DISK):
+            raise failure
+        first = next((error for error in failures if error is not None), None)
+        if first is not None:
+            raise _as_user_error(first) from failure
+
+
+def _verify(folder: Path) -> None:
+    problems = problems_of(folder)
+    if problems:
+        raise UserError(problems[0])
+
+
+def agreed(work: Callable[[], Any] | None, world_size: int) -> Any:
+    """The value of `work` of the one rank that has some, on all of them; what it raises is raised on all."""
+    outcome: list[Any] = [None, None]
+    if work is not None:
+        try:
+            outcome[0] = work()
+        except _OF_THE_DISK as error:
+            outcome[1] = _as_user_error(error)
+    if world_size > 1:
+        broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise outcome[1]
+    return outcome[0]
+
+
+def differences(was: Mapping[str, Any], now: Mapping[str, Any], *, elastic: bool = False) -> list[str]:
+    """What a run's facts say otherwise than a checkpoint's, in words.
+
+    Args:
+        elastic: let world size, batch and accumulation differ as long as their product is the same.
+    """
+    shared = ("world_size", "per_device_train_batch_size", "gradient_accumulation_steps")
+    ignored: tuple[str, ...] = ()
+    if elastic and _product(was, shared) == _product(now, shared):
+        ignored = shared
+    names = [name for name in {**was, **now} if name not in ignored and was.get(name) != now.get(name)]
+    return [f"{name} was {was.get(name)}, is {now.get(name)}" for name in names]
+
+
+def _product(facts: Mapping[str, Any], names: tuple[str, ...]) -> int:
+    return int(np.prod([facts.get(name) or 0 for name in names]))
+
+
+def _as_user_error(error: Exception) -> UserError:
+    if isinstance(error, UserError):
+        return error
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
+    return UserError(f"the checkpoint could not be written: {reason}; earlier checkpoints are as they were")
