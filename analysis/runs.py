@@ -1,0 +1,142 @@
+"""Runs to compare, found by path: each a report, and the text files of the run's folder where there is one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hf_tti.errors import UserError
+from hf_tti.report import REPORT_DIR, REPORT_FILE, Report, find_report
+from hf_tti.run_folder import METRICS_FILE, RUN_FILE
+
+STORIES_FILE = "stories.txt"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+    """One evaluated run.
+
+    Attributes:
+        name: of its report.
+        method: the name without `-seed<seed>`: runs of one method differ in their seed alone.
+        seed: None for a model of which no seed is known; it cannot be paired with another.
+        report: what was measured.
+        folder: of the run; None for a report that stands alone.
+        path: of the `report.json`, for messages; None where none was read.
+    """
+
+    name: str
+    method: str
+    seed: int | None
+    report: Report
+    folder: Path | None = None
+    path: Path | None = None
+
+    @property
+    def label(self) -> str:
+        """Method and seed: unlike the name, of one run alone in a comparison."""
+        return self.method if self.seed is None else f"{self.method}-seed{self.seed}"
+
+    @cached_property
+    def curves(self) -> list[dict[str, Any]]:
+        """The lines of `metrics.jsonl`, a torn one left out; [] without such a file."""
+        return [line for text in self._text(METRICS_FILE).splitlines() if (line := _json_object(text)) is not None]
+
+    @cached_property
+    def stories(self) -> list[tuple[int, str]]:
+        """Optimizer step and text of each generated story; [] without `stories.txt`. All are of the end of training."""
+        step, stories = self.report.step or 0, []
+        for line in self._text(STORIES_FILE).splitlines():
+            if line == f"--- {len(stories) + 1}":
+                stories.append("")
+            elif stories:
+                stories[-1] += line + "\n"
+        return [(step, text.strip("\n")) for text in stories]
+
+    def _text(self, name: str) -> str:
+        path = self.folder / name if self.folder else None
+        return path.read_text(encoding="utf-8", errors="replace") if path and path.is_file() else ""
+
+
+def find_runs(paths: Iterable[str | Path]) -> list[Run]:
+    """The runs that paths stand for, each once, in the order of the paths and then of names and seeds.
+
+    Args:
+        paths: a run folder, a report folder, a `report.json`, a folder of either, or the beginning of run folders'
+            names without the seed: `runs/x/baseline` stands for every `runs/x/baseline-seed<n>`.
+
+    Raises:
+        UserError: nothing there, a run without a report, a damaged report, or two reports of one method and seed.
+    """
+    files: dict[Path, Path] = {}
+    for path in map(Path, paths):
+        for file in _report_files(path):
+            files.setdefault(file.resolve(), file)
+    runs = [read_run(file) for file in files.values()]
+    check_distinct(runs)
+    return runs
+
+
+def read_run(file: Path) -> Run:
+    """The run whose `report.json` this is.
+
+    Raises:
+        UserError: the report is damaged.
+    """
+    report = Report.load(file)
+    above = file.resolve().parent.parent
+    folder = above if file.resolve().parent.name == REPORT_DIR and (above / RUN_FILE).is_file() else None
+    method = report.name if report.seed is None else report.name.removesuffix(f"-seed{report.seed}")
+    return Run(name=report.name, method=method, seed=report.seed, report=report, folder=folder, path=file)
+
+
+def check_distinct(runs: Sequence[Run]) -> None:
+    """Raises UserError where two runs are of the same method and seed."""
+    seen: dict[str, Run] = {}
+    for run in runs:
+        other = seen.setdefault(run.label, run)
+        if other is not run:
+            places = f"{other.path or other.name} and {run.path or run.name}"
+            raise UserError(f"{run.label}: there are two reports of it, {places}; name one of them")
+
+
+def _report_files(path: Path) -> list[Path]:
+    if path.is_file() or (path / REPORT_FILE).is_file() or (path / REPORT_DIR / REPORT_FILE).is_file():
+        return [find_report(path)]
+    if (path / RUN_FILE).is_file():
+        raise UserError(f"{path}: a run without a report; hf-tti evaluate {path} makes one")
+    if path.is_dir():
+        return _below(path, path.iterdir(), f"{path}: no run and no report in this folder")
+    seeds = [entry for entry in path.parent.glob("*") if re.fullmatch(rf"{re.escape(path.name)}-seed\d+", entry.name)]
+    return _below(path, seeds) if seeds else [find_report(path)]
+
+
+def _below(path: Path, entries: Iterable[Path], if_none: str = "") -> list[Path]:
+    """The reports of the runs among these entries of a folder."""
+    folders = sorted((entry for entry in entries if entry.is_dir()), key=_natural)
+    reported = [entry for entry in folders if any((entry / part / REPORT_FILE).is_file() for part in (".", REPORT_DIR))]
+    lacking = [entry for entry in folders if entry not in reported and (entry / RUN_FILE).is_file()]
+    if lacking:
+        names = ", ".join(entry.name for entry in lacking[:3]) + ", …" * (len(lacking) > 3)
+        of_all = f"{len(lacking)} of {len(lacking) + len(reported)} runs have no report ({names})"
+        raise UserError(f"{path}: {of_all}; hf-tti evaluate {lacking[0]} makes one, or name the others alone")
+    if not reported:
+        raise UserError(if_none or f"{path}: no run and no report there")
+    return [find_report(entry) for entry in reported]
+
+
+def _natural(path: Path) -> list[int | str]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+
+
+def _json_object(text: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return None
+    return value if isinstance(value, dict) else None
