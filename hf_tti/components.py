@@ -10,11 +10,12 @@ from pathlib import Path
 
 from hf_tti.errors import UserError, did_you_mean
 
-KINDS = ("objectives", "metrics", "callbacks", "data")
-_NOT_COMPONENTS = {"__init__", "base"}
+KINDS = ("objectives", "metrics", "studies", "callbacks", "data")
+_NOT_COMPONENTS = {"__init__", "base", "sample", "subject"}
 _BASES = {
     "objectives": ("hf_tti.objectives.base", "Objective"),
     "metrics": ("hf_tti.metrics.base", "Metric"),
+    "studies": ("hf_tti.studies.base", "Study"),
     "callbacks": ("transformers", "TrainerCallback"),
     "data": ("hf_tti.data.base", "StoryBuilder"),
 }

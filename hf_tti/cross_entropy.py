@@ -18,23 +18,63 @@ IGNORED_LABEL = -100
 _LOGITS_PER_CHUNK = 1 << 24  # 64 MiB in float32
 
 
-def cross_entropy_sum(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum over predicted tokens of −log p, float64 scalar, and their number, int64 scalar.
+def token_losses(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """−log p of each predicted token at the token's own place, float32 [B, T] and 0 elsewhere, and where that is, bool.
 
     Args:
         logits: [B, T, V], any floating type; a block of them at a time is brought to float32.
-        labels: [B, T], unshifted; -100 is ignored.
+        labels: [B, T], unshifted; -100 is ignored. A row's first token is not predicted.
     """
     assert logits.shape[:2] == labels.shape, (logits.shape, labels.shape)
-    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL).to(logits.device)
-    flat_targets, flat_logits = targets.flatten(), logits.flatten(0, 1)
-    wide = device_of_float64(logits.device)
-    total = torch.zeros((), dtype=torch.float64, device=wide)
+    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL).to(logits.device)  # what each place predicts
     size = max(1, _LOGITS_PER_CHUNK // logits.shape[-1])
-    for chunk, target in zip(flat_logits.split(size), flat_targets.split(size), strict=True):
-        losses = F.cross_entropy(chunk.float(), target, ignore_index=IGNORED_LABEL, reduction="none")
-        total += losses.to(wide).double().sum()
-    return total, (flat_targets != IGNORED_LABEL).sum().to(wide)
+    chunks = zip(logits.flatten(0, 1).split(size), targets.flatten().split(size), strict=True)
+    losses = [
+        F.cross_entropy(chunk.float(), target, ignore_index=IGNORED_LABEL, reduction="none") for chunk, target in chunks
+    ]
+    by_place = torch.cat(losses).view_as(targets) if losses else torch.zeros_like(targets, dtype=torch.float32)
+    return F.pad(by_place[:, :-1], (1, 0)), F.pad(targets[:, :-1] != IGNORED_LABEL, (1, 0))
+
+
+def cross_entropy_sum(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum over predicted tokens of −log p, float64 scalar, and their number, int64 scalar; see `token_losses`."""
+    losses, predicted = token_losses(logits, labels)
+    wide = device_of_float64(logits.device)
+    return losses.to(wide).double().sum(), predicted.sum().to(wide)
+
+
+class DocumentShards:
+    """Cross-entropy by shard of whole documents: document number modulo the number of shards.
+
+    Rows have to come in the order of the corpus.
+
+    Args:
+        eos_token_id: ends a document. None: every row is one.
+        rows_continue: a document may go on in the next row (packed rows); else each row begins one.
+        num_shards: 20 is usual for a grouped jackknife.
+    """
+
+    def __init__(self, eos_token_id: int | None, *, rows_continue: bool, num_shards: int = 20):
+        self._eos = eos_token_id if rows_continue else None
+        self._num_documents = 0
+        self.loss_sums = torch.zeros(num_shards, dtype=torch.float64)
+        self.num_tokens = torch.zeros(num_shards, dtype=torch.int64)
+
+    def add(self, input_ids: Tensor, losses: Tensor, predicted: Tensor) -> None:
+        """One batch: ids [B, T] and what `token_losses` gave."""
+        shards = (self._documents(input_ids.cpu()) % len(self.num_tokens)).flatten()
+        self.loss_sums.index_add_(0, shards, losses.cpu().double().flatten())
+        self.num_tokens.index_add_(0, shards, predicted.cpu().long().flatten())
+
+    def _documents(self, ids: Tensor) -> Tensor:
+        if self._eos is None:
+            numbers = torch.arange(len(ids)).unsqueeze(1).expand_as(ids) + self._num_documents
+            self._num_documents += len(ids)
+            return numbers
+        ends = (ids == self._eos).long().flatten()
+        numbers = (ends.cumsum(0) - ends + self._num_documents).view_as(ids)  # EOS belongs to what it ends
+        self._num_documents += int(ends.sum())
+        return numbers
 
 
 def device_of_float64(device: torch.device) -> torch.device:

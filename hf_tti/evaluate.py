@@ -1,7 +1,7 @@
 """A saved model measured: from a run, a checkpoint, any folder with config.json or a Hub id to a `Report`.
 
-`from_pretrained` in float32 with the model's own tokenizer, the validation split only, and the loop of training-time
-evaluation. Without other instructions data, metrics and batch size are those of the recipe beside the checkpoint.
+`from_pretrained` in float32 with the model's own tokenizer, the validation split only: one streaming pass for metrics,
+the loop of training-time evaluation, and a sample of whole documents for studies; then the nulls, in the same way.
 """
 
 from __future__ import annotations
@@ -12,23 +12,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import DataLoader
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_tti.components import component_name, component_names, load_component
-from hf_tti.data import CausalLMCollator, DataConfig, prepare_validation
+from hf_tti.components import component_names
+from hf_tti.data import DataConfig, PreparedValidation, prepare_validation
 from hf_tti.data._files import corpus_files, files_named_for
 from hf_tti.data._tokenizers import tokenizer_fingerprint
 from hf_tti.errors import UserError, did_you_mean
-from hf_tti.evaluation import MetricAccumulator, accumulate
-from hf_tti.from_recipe import build_metrics
+from hf_tti.labels import build_sample
 from hf_tti.loading import Checkpoint, check_vocabulary, find_checkpoint, load_model, load_tokenizer
+from hf_tti.measures import Measures, default_measures, named_measures
 from hf_tti.metrics.base import Metric
+from hf_tti.passes import Found, Stream, run_studies
 from hf_tti.provenance import git_commit, versions
 from hf_tti.recipe import Recipe
-from hf_tti.report import DataFacts, ModelFacts, Report
-from hf_tti.trainer import default_metrics
+from hf_tti.recipe.sections import EvaluationSection
+from hf_tti.report import NULL_ROWS, DataFacts, ModelFacts, Report, vocabulary_arrays
+from hf_tti.studies.sample import Sample
 
 BATCH_SIZE = 8  # of TrainingArguments
 LONGEST_BLOCK = 512  # of DataConfig
@@ -43,6 +45,10 @@ def evaluate_checkpoint(
     max_tokens: int | None = None,
     batch_size: int | None = None,
     metric_batches: int | None = None,
+    labels: str | None = None,
+    sample_tokens: int | None = None,
+    nulls: Sequence[str] | None = None,
+    reference: str | Path | None = None,
     cache_dir: Path | None = None,
     progress: bool = False,
 ) -> Report:
@@ -53,63 +59,79 @@ def evaluate_checkpoint(
         revision: branch, tag or commit on the Hub.
         data: a file or folder of text, a builder's name, or a `DataConfig`. Default: the recipe's, else
             `synthetic_stories`. A folder with train* and validation* files means the latter.
-        metrics: labels of the recipe and names of built-in metrics, or label -> Metric. Default: the recipe's, else all
-            built-in ones.
+        metrics: labels of the recipe and names of built-in metrics and studies, or label -> Metric. Default: the
+            recipe's, and every built-in one that it does not use already (see `default_measures`).
         max_tokens: stop after the row that reaches this.
         batch_size: default: the recipe's `per_device_eval_batch_size`, else 8.
         metric_batches: batches that metrics see, as in training; None is all. Cross-entropy always sees all.
+        labels, sample_tokens: of the studies' sample, see `hf_tti.labels.build_sample`; default: the recipe's
+            `evaluation:` section, else the corpus's own labels and 16,384 tokens.
+        nulls: rows of `NULL_ROWS`; default: the recipe's, else all.
+        reference: another model with the same tokenizer, for studies that compare.
         cache_dir: of prepared data; default $HF_TTI_CACHE, else ~/.cache/hf_tti.
         progress: bars on standard error.
 
     Raises:
         UserError: nothing there, weights that are truncated or missing, a tokenizer larger than the model's vocabulary,
-            an unknown metric or corpus, no token to predict.
+            a reference with another tokenizer, an unknown metric, null or corpus, no token to predict.
     """
     place = checkpoint if isinstance(checkpoint, Checkpoint) else find_checkpoint(checkpoint, revision)
     recipe = place.recipe
-    chosen = _chosen_metrics(metrics, recipe)
+    measures = _measures(metrics, recipe)
+    wishes = _wishes(recipe, labels=labels, sample_tokens=sample_tokens, nulls=nulls)
     tokenizer, model = load_tokenizer(place), load_model(place)
     check_vocabulary(place, model, tokenizer)
+    compared = None if reference is None else _reference(reference, tokenizer)
     config = _data_config(data, recipe, model, max_tokens)
     prepared = prepare_validation(config, tokenizer, cache_dir=cache_dir, progress=progress)
     training = recipe.training if recipe else {}
-    batch_size = batch_size or training.get("per_device_eval_batch_size", BATCH_SIZE)
-    excluded = tuple(training.get("excluded_token_ids") or ())
-    model.to(_device())
-    accumulator = MetricAccumulator(
-        model, chosen, max_batches=metric_batches, eos_token_id=tokenizer.eos_token_id, excluded_token_ids=excluded
+    stream = Stream(
+        rows=prepared.rows,
+        batch_size=batch_size or training.get("per_device_eval_batch_size", BATCH_SIZE),
+        rows_continue=config.packing,
+        eos_token_id=tokenizer.eos_token_id,
+        excluded_token_ids=tuple(training.get("excluded_token_ids") or ()),
+        metric_batches=metric_batches,
+        progress=progress,
     )
-    loader = DataLoader(prepared.rows, batch_size=batch_size, collate_fn=CausalLMCollator())
-    accumulate(model, loader, accumulator, progress=progress)
-    values = accumulator.finalize()
-    if not values["num_tokens"]:
+    model.to(_device())
+    found = Found()
+    shards = stream.measure(model, measures.metrics, wishes.nulls, found)
+    if not found.metrics["num_tokens"]:
         raise UserError(f"{config.name}: no token to predict: every row holds a single token")
+    sample = None
+    if measures.studies:
+        length = min(config.block_size, _block_size(model))
+        sample = build_sample(
+            tokenizer, data=config, labels=wishes.labels, max_tokens=wishes.sample_tokens, max_length=length
+        )
+        run_studies(model, sample, measures.studies, wishes.nulls, found, reference=compared, progress=progress)
+    found.arrays |= _vocabulary(found.arrays, tokenizer)
     return Report(
         name=place.name,
         model=_model_facts(place, model),
         step=place.step,
         seed=training.get("seed"),
         recipe=recipe.to_dict() if recipe else None,
-        data=DataFacts(
-            name=config.name,
-            fingerprint=prepared.fingerprint,
-            split="validation",
-            num_tokens=prepared.num_tokens,
-            tokenizer_sha256=tokenizer_fingerprint(tokenizer),
-            settings=_changed(config),
-        ),
-        metrics=values,
-        metric_settings={label: _settings(metric) for label, metric in chosen.items()},
+        data=_data_facts(config, prepared, tokenizer),
+        metrics=found.metrics,
+        loss_shards=shards,
+        nulls=found.nulls,
+        metric_settings=measures.settings(),
+        metric_facts=measures.facts(),
         evaluation={
-            "batch_size": batch_size,
+            "batch_size": stream.batch_size,
             "metric_batches": metric_batches,
-            "excluded_token_ids": list(excluded),
+            "excluded_token_ids": list(stream.excluded_token_ids),
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": model.device.type,
+            "nulls": list(wishes.nulls),
+            "sample": None if sample is None else _sample_facts(sample),
+            "reference": None if reference is None else str(reference),
         },
         versions=versions(),
         git_commit=git_commit(),
-        arrays=accumulator.arrays(),
+        arrays=found.arrays,
     )
 
 
@@ -136,12 +158,72 @@ def weights_sha256(model: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
+def _data_facts(config: DataConfig, prepared: PreparedValidation, tokenizer: PreTrainedTokenizerBase) -> DataFacts:
+    changed = {
+        item.name: getattr(config, item.name)
+        for item in dataclasses.fields(config)
+        if getattr(config, item.name) != item.default
+    }
+    return DataFacts(
+        name=config.name,
+        fingerprint=prepared.fingerprint,
+        split="validation",
+        num_tokens=prepared.num_tokens,
+        tokenizer_sha256=tokenizer_fingerprint(tokenizer),
+        settings=changed,
+    )
+
+
+def _sample_facts(sample: Sample) -> dict[str, Any]:
+    return {
+        "labels": sample.source,
+        "fields": sorted(sample.labels),
+        "num_tokens": sample.num_tokens,
+        "num_documents": len(sample.rows),
+        "fingerprint": sample.fingerprint,
+    }
+
+
+def _vocabulary(arrays: Mapping[str, np.ndarray], tokenizer: PreTrainedTokenizerBase) -> dict[str, np.ndarray]:
+    """The texts of the tokens that arrays of contexts speak of."""
+    contexts = [array for name, array in arrays.items() if "/tokens/" in name]
+    if not contexts:
+        return {}
+    ids = np.unique(np.concatenate([np.unique(array) for array in contexts]))
+    ids = ids[ids >= 0].tolist()
+    texts = tokenizer.batch_decode([[token] for token in ids], clean_up_tokenization_spaces=False)
+    return vocabulary_arrays(dict(zip(ids, texts, strict=True)))
+
+
 def _device() -> torch.device:
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return accelerator if accelerator is not None else torch.device("cpu")
 
 
-# ---- Data and metrics --------------------------------------------------------------------------
+# ---- What the user asked for -------------------------------------------------------------------
+
+
+def _measures(metrics: Sequence[str] | Mapping[str, Metric] | None, recipe: Recipe | None) -> Measures:
+    if isinstance(metrics, Mapping):
+        return Measures(dict(metrics), {})
+    return default_measures(recipe) if metrics is None else named_measures(metrics, recipe)
+
+
+def _wishes(recipe: Recipe | None, **given: Any) -> EvaluationSection:
+    """The recipe's `evaluation:` section with what was given in its place."""
+    own = dict(recipe.evaluation) if recipe else {}
+    wishes = EvaluationSection(**{**own, **{name: value for name, value in given.items() if value is not None}})
+    for row in wishes.nulls:
+        if row not in NULL_ROWS:
+            raise UserError(f"--nulls {row}: unknown{did_you_mean(row, NULL_ROWS)}; choices: {', '.join(NULL_ROWS)}")
+    return wishes
+
+
+def _reference(reference: str | Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    place = find_checkpoint(reference)
+    if tokenizer_fingerprint(load_tokenizer(place)) != tokenizer_fingerprint(tokenizer):
+        raise UserError(f"--reference {reference}: has another tokenizer than the model")
+    return load_model(place)
 
 
 def _data_config(
@@ -178,36 +260,3 @@ def _source_of(data: str) -> dict[str, Any]:
     files = corpus_files(path, place="--data")
     has_both = path.is_dir() and all(files_named_for(split, files) for split in ("train", "validation"))
     return {"name": "text_files", "train": data, "validation": None if has_both else data}
-
-
-def _changed(config: DataConfig) -> dict[str, Any]:
-    return {
-        item.name: getattr(config, item.name)
-        for item in dataclasses.fields(config)
-        if getattr(config, item.name) != item.default
-    }
-
-
-def _chosen_metrics(metrics: Sequence[str] | Mapping[str, Metric] | None, recipe: Recipe | None) -> dict[str, Metric]:
-    if isinstance(metrics, Mapping):
-        return dict(metrics)
-    known = (build_metrics(recipe) or default_metrics()) if recipe else {}
-    names = component_names("metrics")
-    if metrics is None:
-        return known if recipe else {name: load_component("metrics", name)() for name in names}
-    chosen = {}
-    for name in metrics:
-        if name not in known and name not in names and ":" not in name:
-            choices = sorted({*known, *names})
-            raise UserError(f"--metrics {name}: unknown{did_you_mean(name, choices)}; choices: {', '.join(choices)}")
-        chosen[name] = known[name] if name in known else load_component("metrics", name)()
-    return chosen
-
-
-def _settings(metric: Metric) -> dict[str, Any]:
-    """As a recipe writes it."""
-    values = {
-        item.name: list(value) if isinstance(value := getattr(metric, item.name), tuple) else value
-        for item in dataclasses.fields(metric)
-    }
-    return {"metric": component_name(type(metric)), **values}

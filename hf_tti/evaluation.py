@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -19,8 +19,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from hf_tti.activations import Hookpoint, Recorder, Site, make_forward_pass, resolve_sites
-from hf_tti.cross_entropy import cross_entropy_sum, device_of_float64, labels_of, perplexity
+from hf_tti.activations import ForwardPass, Hookpoint, Recorder, Site, make_forward_pass, resolve_sites
+from hf_tti.cross_entropy import DocumentShards, device_of_float64, labels_of, perplexity, token_losses
 from hf_tti.metrics.base import Metric
 
 
@@ -34,6 +34,8 @@ class MetricAccumulator:
             always sees all.
         eos_token_id: ends a document inside a row, for metrics that look at documents or positions.
         excluded_token_ids: tokens that the metrics skip; cross-entropy is not concerned.
+        view: what metrics see in place of a forward, such as a null.
+        shards: is given every token's cross-entropy, on one process.
 
     Attributes:
         hookpoints: what `update` needs activations of, each path once.
@@ -50,6 +52,8 @@ class MetricAccumulator:
         max_batches: int | None = None,
         eos_token_id: int | None = None,
         excluded_token_ids: Sequence[int] | None = (),
+        view: Callable[[ForwardPass], ForwardPass] | None = None,
+        shards: DocumentShards | None = None,
     ):
         self.metrics = dict(metrics)
         self._points = {label: resolve_sites(model, metric.sites) for label, metric in self.metrics.items()}
@@ -60,6 +64,7 @@ class MetricAccumulator:
             "eos_token_id": eos_token_id,
             "excluded_token_ids": tuple(excluded_token_ids or ()),
         }
+        self._view, self._shards = view, shards
         self._num_measured = 0
         self._loss_sum: Tensor | float = 0.0
         self._num_tokens: Tensor | int = 0
@@ -98,16 +103,21 @@ class MetricAccumulator:
             logits = logits[:keep_rows]
             sites = _first_rows_of_sites(sites, keep_rows, num_rows) if measured else sites
         with torch.autocast(logits.device.type, enabled=False):
-            loss_sum, num_tokens = cross_entropy_sum(logits, labels_of(inputs))
-            self._loss_sum = self._loss_sum + loss_sum
-            self._num_tokens = self._num_tokens + num_tokens
+            losses, predicted = token_losses(logits, labels_of(inputs))
+            self._loss_sum = self._loss_sum + losses.to(device_of_float64(losses.device)).double().sum()
+            self._num_tokens = self._num_tokens + predicted.sum()
+            if self._shards is not None:
+                self._shards.add(inputs["input_ids"], losses, predicted)
             if measured:
-                self._measure(inputs, outputs, sites)
+                self.measure(inputs, outputs, sites)
 
-    def _measure(self, inputs: Mapping[str, Tensor], outputs: Any, sites: Mapping[str, Site] | None) -> None:
+    @torch.no_grad()
+    def measure(self, inputs: Mapping[str, Tensor], outputs: Any, sites: Mapping[str, Site] | None) -> None:
+        """Add one batch to the metrics alone; arguments as in `update`."""
         missing = [point.path for point in self.hookpoints if point.path not in (sites or {})]
         assert not missing, f"update() was not given the activations of {missing}"
         forward = make_forward_pass(inputs, outputs, _where_float64_is(sites), **self._masking)
+        forward = forward if self._view is None else self._view(forward)
         for label, metric in self.metrics.items():
             self._states[label] = metric.update(self._states[label], forward.narrow(self._points[label]))
         self._num_measured += 1
@@ -216,22 +226,33 @@ def accumulate(
     batches: Iterable[Mapping[str, Tensor]],
     accumulator: MetricAccumulator,
     *,
+    also: Sequence[MetricAccumulator] = (),
     progress: bool = False,
+    description: str = "evaluate",
 ) -> None:
-    """Run a model over batches into an accumulator, for callers that also want its `arrays()`."""
+    """Run a model over batches into an accumulator, for callers that also want its `arrays()`.
+
+    Args:
+        also: accumulators whose metrics see the same forwards; their cross-entropy stays empty.
+        progress, description: a bar on standard error.
+    """
     device = next(model.parameters()).device
+    points = {point.path: point for each in (accumulator, *also) for point in each.hookpoints}
     with _evaluation_mode(model), _global_generators_kept():
-        recorder = Recorder(model, accumulator.hookpoints)
+        recorder = Recorder(model, list(points.values()))
         try:
-            for batch in tqdm(batches, desc="evaluate", unit="batch", disable=not progress):
+            for batch in tqdm(batches, desc=description, unit="batch", disable=not progress):
                 inputs = {key: value.to(device) for key, value in batch.items()}
                 called = {key: value for key, value in inputs.items() if key != "labels"}
-                if accumulator.wants_activations:
+                if any(each.wants_activations for each in (accumulator, *also)):
                     with recorder.recording():
                         outputs = model(**called, use_cache=False)
                 else:
                     outputs = model(**called, use_cache=False)
                 accumulator.update(inputs, outputs, recorder.sites)
+                for each in also:
+                    if each.wants_activations:
+                        each.measure(inputs, outputs, recorder.sites)
                 recorder.clear()
         finally:
             recorder.close()

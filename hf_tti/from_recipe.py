@@ -31,6 +31,7 @@ from hf_tti.errors import UserError, did_you_mean
 from hf_tti.metrics.base import Metric
 from hf_tti.objectives.base import WeightedObjective
 from hf_tti.recipe import Recipe
+from hf_tti.studies.base import Study
 from hf_tti.trainer import default_metrics
 
 ALWAYS_ON = ("progress_line", "metrics_jsonl", "generate_stories")
@@ -192,14 +193,19 @@ def build_metrics(recipe: Recipe) -> dict[str, Metric] | None:
     """The `metrics:` section by label, or None (the trainer's default pair) where there is none."""
     if not recipe.metrics:
         return None
+    return _build_labelled("metrics", "metric", recipe.metrics)
+
+
+def build_studies(recipe: Recipe) -> dict[str, Study]:
+    """The `studies:` section by label; empty where there is none."""
+    return _build_labelled("studies", "study", recipe.studies)
+
+
+def _build_labelled(kind: str, which: str, entries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Label -> component; an entry names its component under `which`, else by its label."""
     return {
-        label: _build(
-            "metrics",
-            label,
-            entry.get("metric") or label,
-            {k: v for k, v in entry.items() if k != "metric"},
-        )
-        for label, entry in recipe.metrics.items()
+        label: _build(kind, label, entry.get(which) or label, {k: v for k, v in entry.items() if k != which})
+        for label, entry in entries.items()
     }
 
 

@@ -24,11 +24,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from hf_tti.errors import UserError
+from hf_tti.recipe.sections import NULL_ROWS
 from hf_tti.run_folder import write_text
 
 REPORT_FILE, ARRAYS_FILE, REPORT_DIR = "report.json", "arrays.safetensors", "report"
-FORMAT_VERSION = 1
+__all__ = ["NULL_ROWS", "DataFacts", "LossShards", "ModelFacts", "Report", "find_report", "vocabulary_arrays"]
+
+FORMAT_VERSION = 2
 _DIGEST = "report_sha256"
+_VOCABULARY = "vocabulary"  # of arrays: ids, and their texts as UTF-8 with the end of each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +75,25 @@ class DataFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LossShards:
+    """Cross-entropy by shard of whole documents, for intervals over documents.
+
+    A document's shard is its number in the corpus modulo the number of shards: the same in every report on the same
+    rows.
+
+    Attributes:
+        loss_sums: [G] nats, over the predicted tokens of each shard; they add up to the whole. None: not finite.
+        num_tokens: [G] predicted tokens.
+    """
+
+    loss_sums: list[float | None]
+    num_tokens: list[int]
+
+    def __post_init__(self):
+        object.__setattr__(self, "loss_sums", [_finite(value) for value in self.loss_sums])
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """One evaluated checkpoint.
 
@@ -82,8 +105,15 @@ class Report:
         recipe: the run's resolved recipe, None where there is none.
         metrics: name -> value as `evaluate_metrics` names them (`loss` in nats, `<label>/mean`); None for what is not
             finite.
-        metric_settings: label -> `metric` and the values of all its fields.
-        evaluation: batch_size, metric_batches (None is all), excluded_token_ids, dtype, device.
+        loss_shards: cross-entropy by shard of documents.
+        nulls: what the same measures say of something without structure: row of `NULL_ROWS` -> name -> value, for the
+            names that the row can change. `random_init`: the architecture with fresh weights; `rotated`: activations
+            turned by a random rotation of the site; `shuffled_labels`: tokens (or labels) permuted over places.
+        metric_settings: label -> `metric` (or `study`) and the values of all its fields.
+        metric_facts: label -> `greater_is_better` (true, false, or null where neither is claimed) and `summary`, the
+            definition in one line.
+        evaluation: batch_size, metric_batches (None is all), excluded_token_ids, dtype, device; of the studies' sample
+            its labels, tokens and fingerprint.
         versions: of hf_tti and its libraries. git_commit: of the checkout of hf_tti that measured.
         arrays: name -> array; of a loaded report, read from its file when asked for.
     """
@@ -97,20 +127,23 @@ class Report:
     recipe: dict[str, Any] | None
     data: DataFacts
     metrics: dict[str, float | None]
+    loss_shards: LossShards
+    nulls: dict[str, dict[str, float | None]]
     metric_settings: dict[str, dict[str, Any]]
+    metric_facts: dict[str, dict[str, Any]]
     evaluation: dict[str, Any]
     versions: dict[str, str]
     git_commit: str | None = None
     arrays: Mapping[str, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self):
-        finite = {key: _finite(value) for key, value in self.metrics.items()}
-        object.__setattr__(self, "metrics", finite)
+        object.__setattr__(self, "metrics", _finite_values(self.metrics))
+        object.__setattr__(self, "nulls", {row: _finite_values(values) for row, values in self.nulls.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """What `report.json` holds: plain containers, the format's version first."""
         facts = {item.name: getattr(self, item.name) for item in dataclasses.fields(self) if item.name != "arrays"}
-        facts |= {name: dataclasses.asdict(facts[name]) for name in ("model", "data")}
+        facts |= {name: dataclasses.asdict(facts[name]) for name in _PARTS}
         return {"format_version": FORMAT_VERSION, **facts}
 
     def save(self, folder: str | Path) -> Path:
@@ -147,6 +180,31 @@ class Report:
         if arrays.digest != _sha256(text):
             raise UserError(f"{path}: {ARRAYS_FILE} beside it is of another evaluation; run hf-tti evaluate again")
         return dataclasses.replace(report, arrays=arrays)
+
+    def token_texts(self) -> dict[int, str]:
+        """Token id -> text, of the tokens that the arrays speak of; empty where there are none."""
+        if f"{_VOCABULARY}/ids" not in self.arrays:
+            return {}
+        ids, text, ends = (self.arrays[f"{_VOCABULARY}/{name}"] for name in ("ids", "text", "ends"))
+        raw = text.tobytes()
+        starts = [0, *ends[:-1]]
+        return {
+            int(token): raw[start:end].decode("utf-8", errors="replace")
+            for token, start, end in zip(ids, starts, ends, strict=True)
+        }
+
+
+def vocabulary_arrays(texts: Mapping[int, str]) -> dict[str, np.ndarray]:
+    """Arrays from which `Report.token_texts` reads them again."""
+    encoded = [text.encode("utf-8", errors="replace") for text in texts.values()]
+    return {
+        f"{_VOCABULARY}/ids": np.array(list(texts), dtype=np.int32),
+        f"{_VOCABULARY}/text": np.frombuffer(b"".join(encoded), dtype=np.uint8),
+        f"{_VOCABULARY}/ends": np.cumsum([len(text) for text in encoded], dtype=np.int64),
+    }
+
+
+_PARTS = {"model": ModelFacts, "data": DataFacts, "loss_shards": LossShards}
 
 
 def find_report(path: Path) -> Path:
@@ -213,10 +271,12 @@ def _from_json(cls: type[Report], path: Path, text: str) -> Report:
             f"{path}: format version {version!r}; this hf_tti reads {FORMAT_VERSION}: run hf-tti evaluate again"
         )
     del content["format_version"]
-    for name, facts in (("model", ModelFacts), ("data", DataFacts)):
+    for name, facts in _PARTS.items():
         if name in content:
             content[name] = _built(facts, content[name], path, f"{name}.")
-    _check_metrics(content.get("metrics", {}), path)
+    _check_numbers(content.get("metrics", {}), path, "metrics")
+    for row, values in (content.get("nulls") or {}).items():
+        _check_numbers(values, path, f"nulls.{row}")
     return _built(cls, content, path, "")
 
 
@@ -230,12 +290,16 @@ def _built(cls: type, values: Any, path: Path, place: str) -> Any:
     return cls(**values)
 
 
-def _check_metrics(metrics: Any, path: Path) -> None:
-    if not isinstance(metrics, dict):
-        raise UserError(f"{path}: metrics: an object is wanted, not {type(metrics).__name__}")
-    for name, value in metrics.items():
+def _check_numbers(values: Any, path: Path, place: str) -> None:
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: {place}: an object is wanted, not {type(values).__name__}")
+    for name, value in values.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            raise UserError(f"{path}: metrics.{name}: {value!r} is not a number")
+            raise UserError(f"{path}: {place}.{name}: {value!r} is not a number")
+
+
+def _finite_values(values: Mapping[str, float | None]) -> dict[str, float | None]:
+    return {key: _finite(value) for key, value in values.items()}
 
 
 def _finite(value: float | None) -> float | None:

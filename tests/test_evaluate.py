@@ -2,6 +2,7 @@
 mistake.
 """
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,12 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hf_tti import cli
-from hf_tti.components import component_names
+from hf_tti.components import component_name, component_names, load_component
 from hf_tti.data import DataConfig
 from hf_tti.data._tokenizers import train_tokenizer
 from hf_tti.errors import UserError
 from hf_tti.evaluate import evaluate_checkpoint, weights_sha256
 from hf_tti.loading import find_checkpoint
+from hf_tti.measures import default_measures
 from hf_tti.metrics.l0 import L0
 from hf_tti.recipe import expand_sweep, load_recipe
 from hf_tti.report import Report
@@ -25,6 +27,8 @@ from tiny import tiny_model
 from tiny_runs import write_recipe
 
 METRICS = {"sparse": {"metric": "activation_sparsity"}, "token_entropy": {}, "top_contexts": {"k": 4, "window": 2}}
+
+PLAIN = {"metrics": list(METRICS), "nulls": []}
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +64,7 @@ def result_of(run: Path) -> dict:
 
 
 def test_a_saved_run_measures_as_it_did_in_training(run):
-    report = evaluate_checkpoint(run, metric_batches=2)
+    report = evaluate_checkpoint(run, metric_batches=2, **PLAIN)
     logged = {key.removeprefix("eval_"): value for key, value in result_of(run)["metrics"].items()}
     assert {"loss", "sparse/layer_1", "token_entropy/mean", "top_contexts/same_token_share/mean"} <= logged.keys()
     assert report.metrics == pytest.approx({key: logged[key] for key in report.metrics}, abs=1e-6)
@@ -69,18 +73,20 @@ def test_a_saved_run_measures_as_it_did_in_training(run):
 
 
 def test_metrics_see_every_batch_unless_told_otherwise(run):
-    two, every = evaluate_checkpoint(run, metric_batches=2), evaluate_checkpoint(run)
+    two, every = evaluate_checkpoint(run, metric_batches=2, **PLAIN), evaluate_checkpoint(run, **PLAIN)
     assert two.metrics["loss"] == every.metrics["loss"]
     assert two.metrics["token_entropy/unigram/mean"] != every.metrics["token_entropy/unigram/mean"]
 
 
 def test_the_batch_size_changes_no_value(run):
-    want = evaluate_checkpoint(run).metrics
-    assert evaluate_checkpoint(run, batch_size=3).metrics == pytest.approx(want, rel=1e-4)
+    want, got = evaluate_checkpoint(run, **PLAIN), evaluate_checkpoint(run, batch_size=3, **PLAIN)
+    assert got.metrics == pytest.approx(want.metrics, rel=1e-4)
+    assert got.loss_shards.num_tokens == want.loss_shards.num_tokens
+    assert got.loss_shards.loss_sums == pytest.approx(want.loss_shards.loss_sums, rel=1e-5)
 
 
 def test_a_report_says_what_was_measured(run):
-    report, result = evaluate_checkpoint(run), result_of(run)
+    report, result = evaluate_checkpoint(run, **PLAIN), result_of(run)
     recipe = load_recipe(run / "recipe.yaml")
     assert (report.name, report.step, report.seed) == ("tiny-seed7", 4, 7)
     assert report.recipe == recipe.to_dict()
@@ -100,7 +106,12 @@ def test_a_report_says_what_was_measured(run):
         "excluded_token_ids": [],
         "dtype": "float32",
         "device": "cpu",
+        "nulls": [],
+        "sample": None,
+        "reference": None,
     }
+    assert report.metric_facts["sparse"]["greater_is_better"] is True
+    assert report.metric_facts["sparse"]["summary"].startswith("Activation sparsity: ")
     assert report.arrays["top_contexts/tokens/layer_1"].shape == (64, 4, 5)
 
 
@@ -110,7 +121,7 @@ def test_a_report_says_what_was_measured(run):
 def test_every_folder_of_a_run_is_a_checkpoint_with_its_recipe(folder, run, name, step):
     place = find_checkpoint(folder / name)
     assert place.step == step and place.recipe.metrics == METRICS
-    report, final = evaluate_checkpoint(folder / name), evaluate_checkpoint(run)
+    report, final = evaluate_checkpoint(folder / name, **PLAIN), evaluate_checkpoint(run, **PLAIN)
     same = step == 4
     assert (report.metrics == final.metrics) == same
     assert (report.model.weights_sha256 == final.model.weights_sha256) == same
@@ -130,7 +141,7 @@ def test_excluded_tokens_are_those_of_training(folder, run):
     shutil.copytree(run, folder / "excluding")
     path = folder / "excluding" / "recipe.yaml"
     path.write_text(path.read_text().replace("  metric_batches: 2", "  metric_batches: 2\n  excluded_token_ids: [0]"))
-    with_eos, without = evaluate_checkpoint(run), evaluate_checkpoint(folder / "excluding")
+    with_eos, without = evaluate_checkpoint(run, **PLAIN), evaluate_checkpoint(folder / "excluding", **PLAIN)
     assert without.evaluation["excluded_token_ids"] == [0]
     assert without.metrics["loss"] == with_eos.metrics["loss"]
     assert not (without.arrays["top_contexts/tokens/layer_0"] == 0).any()
@@ -138,27 +149,35 @@ def test_excluded_tokens_are_those_of_training(folder, run):
 
 
 def test_a_model_without_a_recipe_is_measured_by_everything_on_generated_stories(model_folder):
-    report = evaluate_checkpoint(model_folder, max_tokens=300)
+    report = evaluate_checkpoint(model_folder, max_tokens=300, sample_tokens=600, nulls=[])
     assert report.recipe is None and report.step is None and report.seed is None
     assert report.data.name == "synthetic_stories"
     assert report.data.settings == {"block_size": 32, "max_validation_tokens": 300}
     assert 300 <= report.data.num_tokens < 332
-    assert list(report.metric_settings) == component_names("metrics")
-    assert {f"{name}/mean" for name in component_names("metrics")} <= report.metrics.keys()
+    studies = [name for name in component_names("studies") if load_component("studies", name).by_default]
+    assert list(report.metric_settings) == [*component_names("metrics"), *studies]
+    assert {f"{name}/mean" for name in report.metric_settings} <= report.metrics.keys()
+    assert report.evaluation["sample"]["labels"] == "synthetic_stories"
+    assert 500 < report.evaluation["sample"]["num_tokens"] <= 600
 
 
-def test_a_recipe_without_metrics_means_those_of_training(folder, run):
-    shutil.copytree(run, folder / "plain")
-    path = folder / "plain" / "recipe.yaml"
-    path.write_text(path.read_text().partition("metrics:")[0])
-    assert list(evaluate_checkpoint(folder / "plain").metric_settings) == ["sparsity", "polysemanticity"]
+def test_a_recipe_comes_first_and_built_in_measures_fill_in_what_it_lacks(run):
+    recipe = load_recipe(run / "recipe.yaml")
+    measures = default_measures(recipe)
+    assert list(measures.metrics)[: len(METRICS)] == list(METRICS)
+    assert measures.metrics["top_contexts"].k == 4 and "activation_sparsity" not in measures.metrics
+    used = {component_name(type(metric)) for metric in measures.metrics.values()}
+    assert used == set(component_names("metrics"))
+    own = dataclasses.replace(recipe, metrics={}, studies={"pos": {"study": "linear_probe"}})
+    assert list(default_measures(own).metrics)[:2] == ["sparsity", "polysemanticity"]
+    assert list(default_measures(own).studies)[0] == "pos" and "linear_probe" not in default_measures(own).studies
 
 
 def test_metrics_are_labels_of_the_recipe_or_built_in_or_ones_own(run):
-    report = evaluate_checkpoint(run, metrics=["l0", "top_contexts", "hf_tti.metrics.l0:L0"])
+    report = evaluate_checkpoint(run, metrics=["l0", "top_contexts", "hf_tti.metrics.l0:L0"], nulls=[])
     assert report.metric_settings["top_contexts"]["k"] == 4
     assert report.metrics["l0/mean"] == report.metrics["hf_tti.metrics.l0:L0/mean"]
-    mine = evaluate_checkpoint(run, metrics={"mine": L0(sites=("resid",))})
+    mine = evaluate_checkpoint(run, metrics={"mine": L0(sites=("resid",))}, nulls=[])
     assert mine.metric_settings["mine"]["sites"] == ["resid"] and "mine/layer_1" in mine.metrics
 
 
@@ -170,19 +189,19 @@ def test_a_file_of_text_is_measured_whole_and_a_folder_by_its_validation_files(f
     texts = documents(folder)[:20]
     file = tmp_path / "all.txt"
     file.write_text("<|endoftext|>".join(texts))
-    whole = evaluate_checkpoint(run, data=str(file), metrics=[])
+    whole = evaluate_checkpoint(run, data=str(file), metrics=[], nulls=[])
     (tmp_path / "both").mkdir()
     (tmp_path / "both" / "train.txt").write_text("a big tree")
     shutil.copy(file, tmp_path / "both" / "val.txt")
-    assert evaluate_checkpoint(run, data=str(tmp_path / "both"), metrics=[]).metrics == whole.metrics
+    assert evaluate_checkpoint(run, data=str(tmp_path / "both"), metrics=[], nulls=[]).metrics == whole.metrics
     (tmp_path / "both" / "train.txt").rename(tmp_path / "both" / "more.txt")
-    more = evaluate_checkpoint(run, data=str(tmp_path / "both"), metrics=[])
+    more = evaluate_checkpoint(run, data=str(tmp_path / "both"), metrics=[], nulls=[])
     assert more.data.num_tokens > whole.data.num_tokens > 20 * 30
     assert whole.data.settings["block_size"] == 32
-    bounded = evaluate_checkpoint(run, data=str(file), metrics=[], max_tokens=64)
+    bounded = evaluate_checkpoint(run, data=str(file), metrics=[], nulls=[], max_tokens=64)
     assert bounded.data.num_tokens == 64
     given = DataConfig(name="text_files", train=str(file), validation=str(file), block_size=32)
-    assert evaluate_checkpoint(run, data=given, metrics=[]).data.fingerprint == whole.data.fingerprint
+    assert evaluate_checkpoint(run, data=given, metrics=[], nulls=[]).data.fingerprint == whole.data.fingerprint
 
 
 def test_a_model_of_the_hub_is_pinned_to_its_commit(model_folder, tmp_path, monkeypatch):
@@ -195,10 +214,10 @@ def test_a_model_of_the_hub_is_pinned_to_its_commit(model_folder, tmp_path, monk
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     place = find_checkpoint("someone/tiny", "step300")
     assert place.default_out == Path("reports/someone-tiny-step300")
-    report = evaluate_checkpoint(place, metrics=["l0"], max_tokens=100)
+    report = evaluate_checkpoint(place, metrics=["l0"], nulls=[], max_tokens=100)
     assert (report.model.source, report.model.revision) == ("someone/tiny", "step300")
     assert (report.model.commit, report.step) == (commit, 300)
-    local = evaluate_checkpoint(model_folder, metrics=["l0"], max_tokens=100)
+    local = evaluate_checkpoint(model_folder, metrics=["l0"], nulls=[], max_tokens=100)
     assert report.metrics == local.metrics
     assert report.model.weights_sha256 == local.model.weights_sha256
 
@@ -213,16 +232,19 @@ def test_the_weights_fingerprint_is_of_the_values():
 
 
 def test_the_command_writes_the_report_that_loads(run, capsys, tmp_path):
-    assert cli.main(["evaluate", str(run), "--metric-batches", "2"]) == 0
+    plain = ["--metrics", ",".join(METRICS), "--nulls", "rotated"]
+    assert cli.main(["evaluate", str(run), "--metric-batches", "2", *plain]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
     assert printed.out.startswith("tiny-seed7, ") and printed.out.endswith(f"report in {run / 'report'}\n")
-    assert {"perplexity", "sparse", "token_entropy", "top_contexts"} <= set(printed.out.split())
-    report, want = Report.load(run), evaluate_checkpoint(run, metric_batches=2)
+    assert {"perplexity", "sparse", "token_entropy", "top_contexts", "rotated"} <= set(printed.out.split())
+    report = Report.load(run)
+    want = evaluate_checkpoint(run, metric_batches=2, metrics=list(METRICS), nulls=["rotated"])
     assert report == want
     for name, array in want.arrays.items():
         assert torch.equal(torch.from_numpy(report.arrays[name]).nan_to_num(), torch.from_numpy(array).nan_to_num())
-    options = ["--metrics", "l0,sparse", "--max-tokens", "64", "--batch-size", "2", "--out", str(tmp_path / "out")]
+    options = ["--metrics", "l0,sparse", "--max-tokens", "64", "--batch-size", "2", "--nulls", "none"]
+    options += ["--out", str(tmp_path / "out")]
     assert cli.main(["evaluate", str(run / "checkpoint-2"), *options]) == 0
     other = Report.load(tmp_path / "out")
     assert (other.step, list(other.metric_settings), other.data.num_tokens) == (2, ["l0", "sparse"], 64)
@@ -302,6 +324,8 @@ def test_an_unfinished_run_names_its_checkpoint(run, tmp_path):
         (["RUN", "--data", "tinystory"], "no corpus (did you mean 'tinystories'?)"),
         (["RUN", "--data", "."], "--data: no .json, .jsonl, .parquet, .txt file in the folder"),
         (["RUN", "--data", "empty.txt"], "data.validation: no text in 'empty.txt'"),
+        (["RUN", "--nulls", "rotation"], "--nulls rotation: unknown (did you mean 'rotated'?)"),
+        (["RUN", "RUN", "--out", "x"], "--out x: one folder for 2 checkpoints"),
         (["RUN", "--revision", "main"], "revisions are of Hub ids"),
         (["RUN/recipe.yaml"], "a file; name its folder"),
         (["./RUM"], "./RUM: no such folder (did you mean 'RUN'?)"),

@@ -11,7 +11,7 @@ import pytest
 
 from hf_tti import report as report_module
 from hf_tti.errors import UserError
-from hf_tti.report import DataFacts, ModelFacts, Report
+from hf_tti.report import DataFacts, LossShards, ModelFacts, Report, vocabulary_arrays
 
 ARRAYS = {
     "density/layer_0": np.array([0.5, np.nan, 1.0]),
@@ -43,6 +43,9 @@ def a_report(**changes) -> Report:
             settings={"block_size": 32},
         ),
         "metrics": {"loss": 1.25, "num_tokens": 990, "sparsity/mean": 0.1, "sparsity/layer_0": math.nan},
+        "loss_shards": LossShards(loss_sums=[600.0, 637.5], num_tokens=[480, 510]),
+        "nulls": {"random_init": {"loss": 6.1, "sparsity/mean": math.inf}, "rotated": {"sparsity/mean": 0.0}},
+        "metric_facts": {"sparsity": {"greater_is_better": True, "summary": "share of small writes"}},
         "metric_settings": {"sparsity": {"metric": "activation_sparsity", "sites": ["mlp.neurons"], "threshold": 0.01}},
         "evaluation": {"batch_size": 8, "metric_batches": None},
         "versions": {"torch": "2.13.0"},
@@ -148,8 +151,8 @@ SPOILED = {
     "a list": (lambda f: (f / "report.json").write_text("[]"), "report.json: not a report of hf-tti evaluate"),
     "something else": (lambda f: (f / "report.json").write_text('{"a": 1}'), "not a report of hf-tti evaluate"),
     "version": (
-        lambda f: rewrite(f, lambda c: c.update(format_version=2)),
-        "report.json: format version 2; this hf_tti reads 1",
+        lambda f: rewrite(f, lambda c: c.update(format_version=1)),
+        "report.json: format version 1; this hf_tti reads 2",
     ),
     "missing key": (lambda f: rewrite(f, lambda c: c.pop("metrics")), "report.json: metrics: missing"),
     "missing fact": (lambda f: rewrite(f, lambda c: c["model"].pop("commit")), "report.json: model.commit: missing"),
@@ -182,3 +185,10 @@ def test_a_file_in_the_way_is_one_line(tmp_path):
 def test_a_report_does_not_change(saved):
     with pytest.raises(dataclasses.FrozenInstanceError):
         Report.load(saved).step = 3
+
+
+def test_token_texts_come_back_whatever_they_hold(tmp_path):
+    texts = {7: " the", 3: "</script>", 50000: "\n", 9: "", 11: "\ufffd é 猫"}
+    assert a_report().token_texts() == {}
+    folder = a_report(arrays=vocabulary_arrays(texts)).save(tmp_path)
+    assert Report.load(folder).token_texts() == texts

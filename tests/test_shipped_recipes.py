@@ -23,6 +23,7 @@ PARAMETERS = {"expt1": (30_142_848, 10_647_552), "quickstart": (None, 595_072)}
 TOKENS_PER_STEP = {"expt1": 64 * 512, "quickstart": 16 * 128}
 NUM_RUNS = {
     "expt1/baseline": 3,
+    "expt1/baseline_short": 6,
     "expt1/orthogonality": 9,
     "expt1/token_entropy": 9,
     "expt1/decorrelation": 12,
@@ -38,8 +39,8 @@ def build(path: Path):
         return AutoModelForCausalLM.from_config(AutoConfig.for_model(model.pop("model_type"), **model))
 
 
-def test_both_folders_hold_the_same_five():
-    stems = ["baseline", "decorrelation", "orthogonality", "selectivity", "token_entropy"]
+def test_both_folders_hold_the_same_six():
+    stems = ["baseline", "baseline_short", "decorrelation", "orthogonality", "selectivity", "token_entropy"]
     assert IDS == [f"{folder}/{stem}" for folder in ("expt1", "quickstart") for stem in stems]
 
 
@@ -50,7 +51,8 @@ def test_a_recipe_is_good_and_expands(path):
     assert recipe.experiment == path.parent.name and recipe.question.endswith("?")
     assert len({run.run_name for run in runs}) == len(runs) == NUM_RUNS.get(f"{path.parent.name}/{path.stem}", 1)
     assert set(recipe.metrics) == METRICS
-    assert set(recipe.objectives) == {path.stem} - {"baseline"}
+    assert set(recipe.objectives) == {path.stem} - {"baseline", "baseline_short"}
+    assert set(recipe.analysis["composite"]) <= METRICS
 
 
 @each_recipe
@@ -67,10 +69,26 @@ def test_a_recipe_is_read_on_one_screen_and_says_question_batch_and_control(path
     assert int(runs[1]) == len(expand_sweep(recipe)) if runs else True
 
 
-@each_recipe
+SECTIONS = ("model", "data", "training", "metrics", "studies", "callbacks", "evaluation", "analysis", "tracking", "hub")
+
+
+@pytest.mark.parametrize("folder", ["quickstart", "expt1"])
+def test_the_short_baseline_differs_from_its_control_in_the_steps_alone(folder):
+    runs = expand_sweep(load_recipe(RECIPES / folder / "baseline_short.yaml"))
+    control = load_recipe(RECIPES / folder / "baseline.yaml")
+    for run in runs:
+        assert run.training["max_steps"] < control.training["max_steps"]
+        same = {**run.training, "max_steps": control.training["max_steps"]}
+        assert {k: v for k, v in same.items() if "seed" not in k} == {
+            k: v for k, v in control.training.items() if "seed" not in k
+        }
+        assert all(getattr(run, name) == getattr(control, name) for name in SECTIONS if name != "training")
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.stem != "baseline_short"], ids=lambda path: path.stem)
 def test_a_recipe_differs_from_its_control_in_the_objective_alone(path):
     recipe, control = load_recipe(path), load_recipe(path.parent / "baseline.yaml")
-    for section in ("model", "data", "training", "metrics", "callbacks", "tracking", "hub"):
+    for section in SECTIONS:
         assert getattr(recipe, section) == getattr(control, section)
     assert recipe.sweep.get("seeds") == control.sweep.get("seeds")
     assert not control.objectives

@@ -1,7 +1,7 @@
 """Exact running second moments of a layer's units over all tokens. State: 8·D² bytes a layer.
 
-A batch gives n, a shift s (its mean), Σ(x−s) and Σ(x−s)(x−s)ᵀ: centred before the float32 product,
-so that a large mean cancels nothing, and added up in float64. Records with shifts s and s', with
+A batch gives n, a shift s (the mean of some of its rows), Σ(x−s) and Σ(x−s)(x−s)ᵀ: centred before the float32
+product, so that a large mean cancels nothing, and added up in float64. Records with shifts s and s', with
 e = s'−s and d = Σ(x−s'), add as in Chan, Golub & LeVeque 1983:
     Σ(x−s)(x−s)ᵀ = Σ(x−s')(x−s')ᵀ + d eᵀ + e dᵀ + n e eᵀ
 """
@@ -17,6 +17,8 @@ from hf_tti.activations import ForwardPass
 from hf_tti.metrics._per_layer import Record, real_rows, write_norm
 
 _ROWS = 8192  # float32 sums no longer than this
+_SAMPLE = 512  # rows, at most, whose mean is near enough to that of all
+_CPU_UNITS = 128  # of a symmetric product at a time
 
 
 def moments(forward: ForwardPass, path: str) -> Record:
@@ -77,13 +79,18 @@ def mean_off_diagonal(matrix: Tensor, alive: Tensor) -> float:
 def _moments(forward: ForwardPass, path: str) -> Record:
     site = forward.sites[path]
     rows = real_rows(forward, site)
-    shift = _shift(rows)
+    width = rows.shape[1]
+    sample = rows[:: len(rows) // _SAMPLE + 1]
+    shift = sample.sum(dim=0) / max(len(sample), 1)
     total = torch.zeros_like(shift)
-    gram = rows.new_zeros(rows.shape[1], rows.shape[1])
+    gram = rows.new_zeros(width, width)
     for block in rows.split(_ROWS):
         centred = block - shift
         total += centred.sum(dim=0)
         gram += _product(centred)
+    units = _constant(rows, shift, gram.diagonal())
+    shift[units] = rows[:1, units].sum(dim=0)  # of one row, or of none
+    total[units], gram[units], gram[:, units] = 0.0, 0.0, 0.0
     return {
         "num_tokens": len(rows),
         "shift": shift.double(),
@@ -93,23 +100,26 @@ def _moments(forward: ForwardPass, path: str) -> Record:
     }
 
 
-def _shift(rows: Tensor) -> Tensor:
-    """[D] the mean, and exactly the value of a unit that is constant, so that its variance is
-    exactly zero.
-    """
+def _constant(rows: Tensor, shift: Tensor, squares: Tensor) -> Tensor:
+    """The units that have one value on all rows: their variance shall be zero, and not the error of a mean."""
     if not len(rows):
-        return rows.new_zeros(rows.shape[1])
-    low = rows.amin(dim=0)
-    return torch.where(low == rows.amax(dim=0), low, rows.mean(dim=0))
+        return torch.empty(0, dtype=torch.int64, device=rows.device)
+    nearly = (squares <= len(rows) * (1e-3 * shift).square()).nonzero().squeeze(1)
+    return nearly[(rows[:, nearly] == rows[0, nearly]).all(dim=0)]
 
 
 def _product(rows: Tensor) -> Tensor:
-    """XᵀX. On a GPU that may multiply with 10 bits of mantissa (TF32), from parts of that many bits
-    each.
+    """XᵀX. On a GPU that may multiply with 10 bits of mantissa (TF32), from parts of that many bits each; on a CPU what
+    is below the diagonal is copied.
     """
-    if rows.device.type == "cuda" and rows.dtype == torch.float32:
-        return _product_of_parts(rows)
-    return rows.T @ rows
+    if rows.device.type != "cpu":
+        return _product_of_parts(rows) if rows.device.type == "cuda" and rows.dtype == torch.float32 else rows.T @ rows
+    product = rows.new_empty(rows.shape[1], rows.shape[1])
+    for start in range(0, rows.shape[1], _CPU_UNITS):
+        end = start + _CPU_UNITS
+        product[start:end, start:] = rows[:, start:end].T @ rows[:, start:]
+        product[end:, start:end] = product[start:end, end:].T
+    return product
 
 
 def _product_of_parts(rows: Tensor) -> Tensor:

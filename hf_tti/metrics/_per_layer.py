@@ -33,17 +33,23 @@ class PerLayerMetric(Metric):
     data the result is a NaN `mean`.
     """
 
-    @abstractmethod
     def observe(self, forward: ForwardPass, path: str) -> Record:
-        """The record of one batch at one hookpoint. May be shared with other metrics: nobody
-        changes it.
+        """The record of one batch at one hookpoint, for `extend`. May be shared with other metrics: nobody changes
+        it.
         """
+        raise NotImplementedError
 
     @abstractmethod
     def absorb(self, record: Record | None, observation: Record) -> Record:
         """The sum of both; may change `record` in place, never `observation`, and shares no tensor
         with it.
         """
+
+    def extend(self, record: Record | None, forward: ForwardPass, path: str) -> Record:
+        """The record with one batch more; may change `record`. A metric that adds to its record directly, or looks
+        only for what it does not have, defines this and no `observe`.
+        """
+        return self.absorb(record, self.observe(forward, path))
 
     @abstractmethod
     def summarise(self, record: Record) -> dict[str, float | np.ndarray]:
@@ -56,7 +62,7 @@ class PerLayerMetric(Metric):
     def update(self, state: dict[str, Record], forward: ForwardPass) -> dict[str, Record]:
         keys = _keys(forward, several_sites=len(self.sites) > 1)
         for path, key in keys.items():
-            state[key] = self.absorb(state.get(key), self.observe(forward, path))
+            state[key] = self.extend(state.get(key), forward, path)
         return state
 
     @torch.no_grad()

@@ -1,8 +1,8 @@
 """Sums of per-token values by token type over a whole pass, for the types that occurred.
 
-A record is the sorted types [U], their token counts [U] and sums [K, U, D] in float64; adding two
-merges the rows. A vocabulary of V costs nothing for types that never occur. State: 8·K·U·D bytes a
-layer, U ≤ V whatever the corpus.
+A record is the types [U] as they came, their token counts [U] on the CPU, and sums [K, ≥U, D] in float64 on the
+activations' device, of which the first U rows are in use: up to a quarter is room for the next. A vocabulary of V costs
+nothing for types that never occur. State: 8·K·U·D bytes a layer and that quarter, U ≤ V whatever the corpus.
 
 Null rows pair a token's values with the type of the token half a row further on, cyclically:
 values keep their distribution and autocorrelation and lose the token. Rows stay whole, so it does
@@ -23,9 +23,15 @@ from hf_tti.metrics._per_layer import Record, real_rows
 _CPU_ROWS = 256  # keeps a block of 1536 units in the cache
 
 
-def type_sums(forward: ForwardPass, path: str, values: Callable[[Tensor], list[Tensor]], *, shuffled: bool) -> Record:
-    """`types` [U] and `counts` [U] on the CPU, `sums` [K, U, D] float64 on the
-    activations' device.
+def add_tokens(
+    record: Record | None,
+    forward: ForwardPass,
+    path: str,
+    values: Callable[[Tensor], list[Tensor]],
+    *,
+    shuffled: bool,
+) -> Record:
+    """The record with the tokens of one forward. Changes `record`.
 
     Args:
         values: activations [n, D] of real tokens -> K tensors [n, D] to be summed by type.
@@ -33,30 +39,33 @@ def type_sums(forward: ForwardPass, path: str, values: Callable[[Tensor], list[T
     """
     types, index, counts = forward.once(("types", shuffled), lambda: _index_types(forward, shuffled))
     rows = real_rows(forward, forward.sites[path])
-    index = index.to(rows.device)
-    sums: Tensor | None = None
+    if record is None:
+        none = torch.empty(0, dtype=torch.int64)
+        empty = rows.new_empty(len(values(rows[:0])), 0, rows.shape[1], dtype=torch.float64)
+        record = {"types": none, "counts": none, "sums": empty}
+    record, places = _with_places(record, types)
+    record["counts"].index_add_(0, places, counts)
+    index = places[index].to(rows.device)
     size = _CPU_ROWS if rows.device.type == "cpu" else 1 << 16
     for block, block_index in zip(rows.split(size), index.split(size), strict=True):
-        parts = values(block)
-        if sums is None:
-            shape = (len(parts), len(types), rows.shape[1])
-            sums = rows.new_zeros(shape, dtype=torch.float64)
-        for total, part in zip(sums, parts, strict=True):
+        for total, part in zip(record["sums"], values(block), strict=True):
             total.index_add_(0, block_index, part.double())
-    return {"types": types, "counts": counts, "sums": sums}
+    return record
 
 
 def add_type_sums(record: Record | None, observation: Record) -> Record:
-    """The sum of both; changes `record` in place where no new type occurs."""
+    """The sum of both. Changes `record`."""
     if record is None:
         return {key: tensor.clone() for key, tensor in observation.items()}
-    types = torch.unique(torch.cat((record["types"], observation["types"])))
-    if len(types) > len(record["types"]):
-        record = _with_types(record, types)
-    position = torch.searchsorted(types, observation["types"])
-    record["counts"].index_add_(0, position, observation["counts"])
-    record["sums"].index_add_(1, position.to(record["sums"].device), observation["sums"])
+    record, places = _with_places(record, observation["types"])
+    record["counts"].index_add_(0, places, observation["counts"])
+    record["sums"].index_add_(1, places.to(record["sums"].device), sums_by_type(observation))
     return record
+
+
+def sums_by_type(record: Record) -> Tensor:
+    """[K, U, D] float64, a view: the rows that are in use."""
+    return record["sums"][:, : len(record["types"])]
 
 
 def _index_types(forward: ForwardPass, shuffled: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,16 +87,22 @@ def _half_a_row_on(ids: Tensor, mask: Tensor) -> Tensor:
     return packed.gather(1, ((rank + length // 2) % length.clamp_min(1)).clamp_min(0))
 
 
-def _with_types(record: Record, types: Tensor) -> Record:
-    position = torch.searchsorted(types, record["types"])
-    sums, old = record["sums"], record["counts"]
-    grown = sums.new_zeros(sums.shape[0], len(types), sums.shape[2])
-    grown[:, position.to(sums.device)] = sums
-    return {
-        "types": types,
-        "counts": old.new_zeros(len(types)).index_copy_(0, position, old),
-        "sums": grown,
-    }
+def _with_places(record: Record, wanted: Tensor) -> tuple[Record, Tensor]:
+    """The record with a row for each type wanted [n], and which it is."""
+    known = record["types"]
+    types = torch.cat((known, wanted[~torch.isin(wanted, known)]))
+    order = types.argsort()
+    places = order[torch.searchsorted(types, wanted, sorter=order)]
+    if len(types) == len(known):
+        return record, places
+    counts, sums = torch.zeros_like(types), record["sums"]
+    counts[: len(known)] = record["counts"]
+    if len(types) > sums.shape[1]:
+        room = len(types) * 5 // 4 if len(known) else len(types)
+        grown = sums.new_empty(sums.shape[0], room, sums.shape[2])
+        grown[:, : len(known)], grown[:, len(known) :] = sums_by_type(record), 0.0
+        sums = grown
+    return {"types": types, "counts": counts, "sums": sums}, places
 
 
 def add_tables(record: dict[str, Any] | None, observation: dict[str, Any]) -> dict[str, Any]:

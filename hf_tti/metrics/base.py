@@ -26,12 +26,17 @@ State = Any  # nested dicts of tensors and numbers; picklable
 class Metric(ABC):
     """A frozen dataclass of settings and four pure verbs.
 
+    Attributes:
+        greater_is_better: which way is more interpretable; None where neither is claimed.
+        null_rows: the nulls of `hf_tti.report.NULL_ROWS` that can change its value.
+
     Args:
         sites: names such as `mlp.neurons`, or module paths with `*` for one segment, `:in` for a
             module's input.
     """
 
     greater_is_better: ClassVar[bool | None] = None
+    null_rows: ClassVar[tuple[str, ...]] = ("random_init", "rotated")
 
     sites: tuple[str, ...] = ("mlp.neurons",)
 

@@ -72,7 +72,10 @@ class Recipe:
     training: dict[str, Any] = field(default_factory=dict)
     objectives: dict[str, dict[str, Any]] = field(default_factory=dict)
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    studies: dict[str, dict[str, Any]] = field(default_factory=dict)
     callbacks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    analysis: dict[str, Any] = field(default_factory=dict)
     tracking: dict[str, Any] = field(default_factory=dict)
     hub: dict[str, Any] = field(default_factory=dict)
     sweep: dict[str, Any] = field(default_factory=dict)
@@ -92,7 +95,8 @@ class Recipe:
         return yaml.dump(self.to_dict(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
     def digest(self) -> str:
-        """Hex sha256 of what determines the result: not names, places, wording, tracking or hub."""
+        """Hex sha256 of what determines the result: not names, places, wording, tracking, hub or what is
+        measured afterwards."""
         content = {name: _canonical(getattr(self, name)) for name in (*SWEPT_SECTIONS, "sweep")}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -120,7 +124,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(_in_order(problems))
     content = plain(root)
     content.pop("extends", None)
-    for name in ("objectives", "metrics", "callbacks"):
+    for name in ("objectives", "metrics", "studies", "callbacks"):
         content[name] = {label: entry or {} for label, entry in (content.get(name) or {}).items()}
     sections = {name: content[name] for name in content if content[name] is not None}
     return Recipe(path=path, name=path.stem, **sections)

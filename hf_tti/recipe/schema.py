@@ -27,7 +27,10 @@ SECTIONS = (
     "training",
     "objectives",
     "metrics",
+    "studies",
     "callbacks",
+    "evaluation",
+    "analysis",
     "tracking",
     "hub",
     "sweep",
@@ -49,7 +52,7 @@ _DDP_ONLY = "not supported: objectives read whole weights and activations; use a
 OWNED: dict[str, dict[str, str]] = {
     "training": {
         **dict.fromkeys(["output_dir", "overwrite_output_dir", "logging_dir"], _RUN_FOLDER),
-        **dict.fromkeys(["do_train", "do_eval", "do_predict", "resume_from_checkpoint"], _CLI),
+        **dict.fromkeys(["do_train", "do_eval", "do_predict", "resume_from_checkpoint", "elastic_resume"], _CLI),
         "run_name": "made from the recipe's name and the sweep",
         "report_to": "set by tracking.tracker",
         "project": "set by tracking.project",
@@ -113,7 +116,7 @@ def load_schema() -> dict[str, Any]:
 
 @functools.cache
 def component_fields(kind: str, name: str) -> dict[str, Any]:
-    """Key -> specification of a built-in component of `objectives`, `metrics` or `callbacks`."""
+    """Key -> specification of a built-in component of `objectives`, `metrics`, `studies` or `callbacks`."""
     known = load_schema()[kind]
     if name in known:
         return known[name]
@@ -125,7 +128,7 @@ def bad_component(kind: str, name: str) -> str | None:
     names = component_names(kind)
     if name in names or CLASS_PATH.fullmatch(name):
         return None
-    what = {"data": "data set"}.get(kind, kind.removesuffix("s"))
+    what = {"data": "data set", "studies": "study"}.get(kind, kind.removesuffix("s"))
     if ":" in name:
         return f"{quoted(name)} is not of the form package.module:Class"
     choices = f"choices: {listed(names)}, or package.module:Class"

@@ -26,7 +26,7 @@ from hf_tti.recipe import sections
 from hf_tti.recipe.schema import OWNED, SCHEMA_DIR
 from hf_tti.recipe.schema_limits import MODEL_LIMITS, TRAINING_LIMITS
 
-COMPONENT_KINDS = ("objectives", "metrics", "callbacks")
+COMPONENT_KINDS = ("objectives", "metrics", "studies", "callbacks")
 _ORDER = ("null", "bool", "int", "float", "str", "list", "dict")
 _SCALARS = {NoneType: "null", bool: "bool", int: "int", float: "float", str: "str"}
 _LIMITS = ("min", "max", "exclusive_min", "exclusive_max", "choices", "pattern")
@@ -143,6 +143,7 @@ def component_schema(kind: str, name: str) -> dict[str, dict[str, Any]]:
     entry = {
         "objectives": sections.ObjectiveEntry,
         "metrics": sections.MetricEntry,
+        "studies": sections.StudyEntry,
     }.get(kind)
     taken = {item.name for item in dataclasses.fields(entry)} if entry else set()
     assert not taken & set(fields), f"{kind}/{name}.py: {taken & set(fields)} are keys of every entry"
@@ -162,7 +163,11 @@ def build_ours() -> dict[str, Any]:
         "training": {**own_training_fields(), **describe_fields(sections.Precision)},
         "objective": describe_fields(sections.ObjectiveEntry),
         "metric": describe_fields(sections.MetricEntry),
+        "study": describe_fields(sections.StudyEntry),
         **{kind: {name: component_schema(kind, name) for name in component_names(kind)} for kind in COMPONENT_KINDS},
+        "evaluation": describe_fields(sections.EvaluationSection),
+        "analysis": describe_fields(sections.AnalysisSection),
+        "composite": describe_fields(sections.CompositePart),
         "tracking": describe_fields(sections.TrackingSection),
         "hub": describe_fields(sections.HubSection),
         "sweep": describe_fields(sections.SweepSection),
@@ -174,6 +179,7 @@ def own_training_fields() -> dict[str, dict[str, Any]]:
     from hf_tti.arguments import InterpTrainingArguments
 
     own = {name for base in _own_bases(InterpTrainingArguments) for name in base.__annotations__}
+    own -= OWNED["training"].keys()
     return {name: spec for name, spec in describe_fields(InterpTrainingArguments).items() if name in own}
 
 

@@ -23,10 +23,15 @@ _SECTIONS = {
     "training": "`training:` (and transformers' `TrainingArguments`)",
     "objective": "Every entry of `objectives:`",
     "metric": "Every entry of `metrics:`",
+    "study": "Every entry of `studies:`",
+    "evaluation": "`evaluation:`",
+    "analysis": "`analysis:`",
+    "composite": "Every entry of `analysis.composite:`",
     "tracking": "`tracking:`",
     "hub": "`hub:`",
     "sweep": "`sweep:`",
 }
+_KINDS = (("objectives", "objective"), ("metrics", "metric"), ("studies", "study"), ("callbacks", "callback"))
 
 
 def key_tables() -> str:
@@ -34,7 +39,7 @@ def key_tables() -> str:
     schema = load_schema()
     own_training = json.loads((Path(__file__).parent / "schemas" / "hf_tti.json").read_text(encoding="utf-8"))
     parts = [table(title, (own_training if name == "training" else schema)[name]) for name, title in _SECTIONS.items()]
-    for kind, verb in (("objectives", "objective"), ("metrics", "metric"), ("callbacks", "callback")):
+    for kind, verb in _KINDS:
         rows = {f"{name}.{key}": spec for name, fields in schema[kind].items() for key, spec in fields.items()}
         bare = [name for name, fields in schema[kind].items() if not fields]
         note = f"\n\nWithout keys of their own: {', '.join(f'`{name}`' for name in bare)}." if bare else ""

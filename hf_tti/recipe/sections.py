@@ -11,6 +11,7 @@ from typing import Literal
 LABEL_PATTERN = r"[A-Za-z][A-Za-z0-9_-]*"
 MODEL_TYPES = ("gpt2", "llama", "gpt_neox", "qwen2", "qwen3")
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+NULL_ROWS = ("random_init", "rotated", "shuffled_labels")
 
 
 def _help(text: str, **limits) -> dict:
@@ -64,6 +65,56 @@ class MetricEntry:
     """Keys of an entry under `metrics:` beside the metric's own."""
 
     metric: str | None = field(default=None, metadata=_help("name or package.module:Class; default: the label"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyEntry:
+    """Keys of an entry under `studies:` beside the study's own."""
+
+    study: str | None = field(default=None, metadata=_help("name or package.module:Class; default: the label"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSection:
+    """What `hf-tti evaluate` does beyond the metrics of training; no part of a run's identity."""
+
+    labels: str | None = field(
+        default=None,
+        metadata=_help(
+            "labels for probes: a JSONL file of words and labels, spacy, spacy:MODEL or nltk; "
+            "default: the corpus's own where it has some"
+        ),
+    )
+    sample_tokens: int = field(default=16_384, metadata=_help("tokens that studies look at, whole documents", min=64))
+    nulls: list[str] = field(
+        default_factory=lambda: list(NULL_ROWS),
+        metadata=_help("what else is measured in the same way", choices=NULL_ROWS, unique=True),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalysisSection:
+    """How `hf-tti report` judges the runs, declared before they are trained; no part of a run's identity."""
+
+    baseline: str | None = field(
+        default=None, metadata=_help("method that others are compared with; default: the one without objectives")
+    )
+    margin: float = field(default=0.005, metadata=_help("nats of cross-entropy that count as free", exclusive_min=0))
+    composite: dict[str, dict] = field(
+        default_factory=dict,
+        metadata=_help("metric or study label -> {direction: lower or higher, weight: number, 1 by default}"),
+    )
+    method: Literal["z-score", "rank"] = field(
+        default="z-score", metadata=_help("how the composite adds up: in sds of the baseline's seeds, or by rank")
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompositePart:
+    """Keys of an entry under `analysis.composite`."""
+
+    direction: Literal["lower", "higher"] = field(metadata=_help("what is more interpretable"))
+    weight: float = field(default=1.0, metadata=_help("its share", exclusive_min=0))
 
 
 @dataclass(frozen=True, kw_only=True)

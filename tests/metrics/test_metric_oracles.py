@@ -250,6 +250,25 @@ def test_constant_units_are_dead_to_correlation_whatever_their_value():
     assert np.isfinite(values["matrix/layer_0"][2:, 2:]).all()
 
 
+def test_units_that_hardly_vary_around_a_large_mean_are_not_taken_for_constant():
+    draw = np.random.RandomState(8)
+    rows = np.repeat(draw.randn(400, 1), 4, axis=1) + 0.5 * draw.randn(400, 4)
+    rows[:, 0] = 1000.0 + 0.01 * rows[:, 0]
+    rows[:, 3] = 1000.0
+    rows = float32(rows).double().numpy()
+    values = measured(Correlation(variance_floor=0.0), one_site(rows))
+    np.testing.assert_allclose(values["matrix/layer_0"][:3, :3], np.corrcoef(rows[:, :3].T), atol=1e-5)
+    assert np.isnan(values["matrix/layer_0"][3]).all()
+
+
+@pytest.mark.parametrize("units", [1, 128, 300])
+def test_wide_layers_are_multiplied_as_narrow_ones_are(units):
+    rows = float32(np.random.RandomState(9).randn(50, units) + 0.3).double().numpy()
+    unit = rows / np.linalg.norm(rows, axis=0)
+    cosine = measured(CosineSimilarity(sites=("mlp.neurons",)), one_site(rows))["matrix/layer_0"]
+    np.testing.assert_allclose(cosine, unit.T @ unit, atol=1e-6)
+
+
 def test_participation_ratio_is_that_of_the_eigenvalues():
     metric = ParticipationRatio()
     forward = random_forward(metric, rows=10)

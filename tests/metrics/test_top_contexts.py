@@ -20,7 +20,7 @@ def forward_of(activations: np.ndarray, ids: np.ndarray, out_weight=None) -> For
 
 
 def by_search(forwards, unit: int, k: int, window: int) -> list[tuple]:
-    """(value, tokens, position) of the k largest, each token looked at on its own."""
+    """(value, tokens, position, writes) of the k largest, each token looked at on its own."""
     found = []
     for forward in forwards:
         site = next(iter(forward.sites.values()))
@@ -31,7 +31,12 @@ def by_search(forwards, unit: int, k: int, window: int) -> list[tuple]:
             around = range(column - window, column + window + 1)
             inside = [0 <= t < forward.input_ids.shape[1] and bool(forward.token_mask[row, t]) for t in around]
             tokens = [int(forward.input_ids[row, t]) if shown else -1 for t, shown in zip(around, inside, strict=True)]
-            found.append((activation * float(site.write_norm[unit]), tokens, column))
+            norm = float(site.write_norm[unit])
+            written = [
+                float(site.activations[row, t, unit]) * norm if shown else 0.0
+                for t, shown in zip(around, inside, strict=True)
+            ]
+            found.append((activation * norm, tokens, column, written))
     return sorted(found, key=lambda context: -context[0])[:k]
 
 
@@ -41,8 +46,10 @@ def test_the_contexts_are_those_of_a_search(relu, k, window):
     metric = TopContexts(k=k, window=window)
     forwards = [random_forward(metric, rows=rows, seed=seed, relu=relu) for seed, rows in enumerate((7, 1, 4))]
     values = measured(metric, *forwards)
-    arrays = [values[f"{name}/layer_0"] for name in ("values", "tokens", "positions")]
-    assert [array.shape for array in arrays] == [(10, k), (10, k, 2 * window + 1), (10, k)]
+    arrays = [values[f"{name}/layer_0"] for name in ("values", "tokens", "positions", "activations")]
+    shown = (10, k, 2 * window + 1)
+    assert [array.shape for array in arrays] == [(10, k), shown, (10, k), shown]
+    assert [array.dtype for array in arrays] == [np.float32, np.int32, np.int32, np.float16]
     means, shares = [], []
     for unit in range(10):
         want = by_search(forwards, unit, k, window)
@@ -50,6 +57,8 @@ def test_the_contexts_are_those_of_a_search(relu, k, window):
         np.testing.assert_allclose(arrays[0][unit], [c[0] for c in want] + [np.nan] * missing, rtol=1e-6)
         assert arrays[1][unit].tolist() == [c[1] for c in want] + [[-1] * (2 * window + 1)] * missing
         assert arrays[2][unit].tolist() == [c[2] for c in want] + [-1] * missing
+        writes = [c[3] for c in want] + [[0.0] * (2 * window + 1)] * missing
+        np.testing.assert_allclose(arrays[3][unit].astype(float), writes, rtol=2**-11, atol=2**-25)
         means.append(np.mean([c[0] for c in want]))
         peaks = Counter(c[1][window] for c in want)
         shares.append(max(peaks.values()) / len(want) if len(want) > 1 else np.nan)
@@ -66,11 +75,12 @@ def tied(rows: int = 40, length: int = 12, units: int = 6) -> ForwardPass:
     return forward_of(activations, draw.randint(0, 50, size=(rows, length)))
 
 
-@pytest.mark.parametrize("rows_at_a_time", [7, 4096])
-def test_among_equals_neither_batches_nor_order_nor_chunks_decide(rows_at_a_time, monkeypatch):
+@pytest.mark.parametrize("values_at_a_time", [18, 42, 1 << 21])
+def test_among_equals_neither_batches_nor_order_nor_blocks_decide(values_at_a_time, monkeypatch):
     metric, whole = TopContexts(k=5, window=3), tied()
     want = measured(metric, whole)
-    monkeypatch.setattr(top_contexts, "_ROWS", rows_at_a_time)
+    monkeypatch.setattr(top_contexts, "_FIRST_ROWS", 3)
+    monkeypatch.setattr(top_contexts, "_LARGEST_BLOCK", values_at_a_time)
     draw = np.random.RandomState(1)
     for _ in range(5):
         parts = np.array_split(draw.permutation(40), draw.randint(1, 9))
@@ -108,7 +118,26 @@ def test_a_row_that_occurs_twice_counts_twice():
     values = measured(TopContexts(k=3, window=1), forward_of(activations, ids))
     assert values["tokens/layer_0"][0].tolist() == [[4, 5, 6], [4, 5, 6], [8, 9, -1]]
     assert values["positions/layer_0"][0].tolist() == [1, 1, 2]
+    assert values["activations/layer_0"][0].tolist() == [[0, 3, 0], [0, 3, 0], [0, 2, 0]]
     assert values["same_token_share/layer_0"] == pytest.approx(2 / 3)
+
+
+def test_writes_too_large_for_float16_stay_finite():
+    activations = np.array([[1e5, -1e30, 3.0, np.inf]])[..., None]
+    shown = measured(TopContexts(k=2, window=2), forward_of(activations, np.array([[4, 5, 6, 7]])))[
+        "activations/layer_0"
+    ]
+    largest = 65504
+    assert shown[0].tolist() == [[-largest, 3, largest, 0, 0], [0, 0, largest, -largest, 3]]
+
+
+def test_activations_that_rise_all_along_are_found_in_small_blocks():
+    activations = np.arange(1, 3001, dtype=float).reshape(10, 300, 1)
+    ids = np.random.RandomState(5).randint(0, 9, size=(10, 300))
+    parts = [forward_of(activations[i : i + 3], ids[i : i + 3]) for i in range(0, 10, 3)]
+    values = measured(TopContexts(k=20, window=1), *parts)
+    assert values["values/layer_0"][0].tolist() == list(range(3000, 2980, -1))
+    assert values["positions/layer_0"][0].tolist() == list(range(299, 279, -1))
 
 
 def test_the_share_is_one_for_a_detector_of_one_token():
@@ -132,7 +161,7 @@ def test_memory_does_not_grow_with_the_pass():
         sizes.append(size(state))
     assert len(set(sizes)) == 1
     units, layers = 10, 2
-    assert sizes[0] == layers * units * (4 * (16 + 8 * 3) + 4)  # as the docstring says, and one norm a unit
+    assert sizes[0] == layers * units * (4 * (18 + 12 * 3) + 4)  # as the docstring says, and one norm a unit
 
 
 @pytest.mark.parametrize(("settings", "fragment"), [({"k": 0}, "top_contexts.k: 0 must be"), ({"window": -1}, "-1")])

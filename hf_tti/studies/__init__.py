@@ -1,0 +1,1 @@
+"""Studies, one a file: what needs several forwards, labels or models."""
