@@ -13,8 +13,10 @@ $(VENV)/.installed: setup.cfg pyproject.toml $(CONSTRAINTS)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable ".[test,analysis]"
 	touch $@
 
-quickstart: $(VENV)/.installed  ## Train five small models on generated stories and compare them.
+quickstart: $(VENV)/.installed  ## Train six small models on generated stories, evaluate them, and write the page that compares them.
 	env -u OMP_NUM_THREADS $(BIN)/hf-tti sweep recipes/quickstart
+	env -u OMP_NUM_THREADS $(BIN)/hf-tti evaluate runs/quickstart/*-seed42 --reference runs/quickstart/baseline-seed42
+	$(BIN)/hf-tti report runs/quickstart --out reports/quickstart
 
 test: $(VENV)/.installed  ## Run the tests on two cores.
 	$(BIN)/python -m pytest -n 2 $(TESTS)

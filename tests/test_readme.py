@@ -1,13 +1,16 @@
 """What README.md shows is what happens: its code and its commands run, its links lead somewhere."""
 
 import contextlib
+import importlib.metadata
 import io
+import json
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
+from analysis.ratings import RATINGS_SCHEMA, SCHEMA_VERSION
 from hf_tti import cli
 
 ROOT = Path(__file__).parents[1]
@@ -56,17 +59,31 @@ COMMANDS = [line.split("#")[0].strip() for block in blocks("bash") for line in b
 
 
 def test_there_are_commands():
-    assert {shlex.split(command)[1] for command in COMMANDS} == set(cli.COMMANDS)
+    of_analysis = {entry.name for entry in importlib.metadata.entry_points(group=cli.ENTRY_POINTS)}
+    assert {shlex.split(command)[1] for command in COMMANDS} == {*cli.COMMANDS, *of_analysis}
+    assert of_analysis == {"report", "compare", "rate"}
+
+
+def export_ratings(folder: Path, key: Path) -> None:
+    """What two raters' pages would export."""
+    content = json.loads(key.read_text())
+    for name, rating in (("ada", "monosemantic"), ("bob", "polysemantic")):
+        ratings = [{"id": item, "rating": rating} for item in content["items"]]
+        export = {"schema": RATINGS_SCHEMA, "version": SCHEMA_VERSION, "rater": name, "ratings": ratings}
+        (folder / f"{name}.json").write_text(json.dumps({**export, "page_sha256": content["page_sha256"]}))
 
 
 def test_the_commands_run_in_their_order(in_scratch, capsys):
     for command in COMMANDS:
         words = shlex.split(command)
         assert words[0] == "hf-tti"
+        if "--agreement" in words:
+            export_ratings(in_scratch, in_scratch / "rating" / "key.json")
         if words[1] in ("train", "data"):
             words += [word for override in SMOKE for word in ("--set", override)]
         assert cli.main(words[1:]) == 0, (command, capsys.readouterr().err)
     assert (in_scratch / "runs" / "try" / "result.json").is_file()
+    assert (in_scratch / "reports" / "try" / "index.html").is_file()
 
 
 def test_links_lead_somewhere():
