@@ -49,6 +49,7 @@ def evaluate_checkpoint(
     sample_tokens: int | None = None,
     nulls: Sequence[str] | None = None,
     reference: str | Path | None = None,
+    files: Path | None = None,
     cache_dir: Path | None = None,
     progress: bool = False,
 ) -> Report:
@@ -68,6 +69,7 @@ def evaluate_checkpoint(
             `evaluation:` section, else the corpus's own labels and 16,384 tokens.
         nulls: rows of `NULL_ROWS`; default: the recipe's, else all.
         reference: another model with the same tokenizer, for studies that compare.
+        files: folder for what studies leave in files, such as SAEs; hand it to `Report.save`.
         cache_dir: of prepared data; default $HF_TTI_CACHE, else ~/.cache/hf_tti.
         progress: bars on standard error.
 
@@ -105,7 +107,9 @@ def evaluate_checkpoint(
         sample = build_sample(
             tokenizer, data=config, labels=wishes.labels, max_tokens=wishes.sample_tokens, max_length=length
         )
-        run_studies(model, sample, measures.studies, wishes.nulls, found, reference=compared, progress=progress)
+        run_studies(
+            model, sample, measures.studies, wishes.nulls, found, reference=compared, files=files, progress=progress
+        )
     found.arrays |= _vocabulary(found.arrays, tokenizer)
     return Report(
         name=place.name,

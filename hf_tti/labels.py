@@ -221,7 +221,9 @@ def _spacy_tagger(model: str) -> Callable[[str], Annotated]:
         pipeline = spacy.load(model, exclude=["parser", "ner", "lemmatizer"])
     except OSError as error:
         reason = next(iter(str(error).strip().splitlines()), "")
-        raise UserError(f"labels: spacy cannot load {model!r}: {reason[:200]} {_spacy_download(model)}") from error
+        raise UserError(
+            f"labels: spacy cannot load {model!r}: {reason[:200].rstrip('.')}; {_spacy_download(model)}"
+        ) from error
 
     def tag(text: str) -> Annotated:
         words = pipeline(text)

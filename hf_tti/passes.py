@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,9 +107,14 @@ def run_studies(
     found: Found,
     *,
     reference: PreTrainedModel | None = None,
+    files: Path | None = None,
     progress: bool = False,
 ) -> None:
-    """Studies and their nulls into `found`; one subject's activations in memory at a time."""
+    """Studies and their nulls into `found`; one subject's activations in memory at a time.
+
+    Args:
+        files: folder for what studies of the model itself leave in files; None drops it.
+    """
     sites = tuple(dict.fromkeys(site for study in studies.values() for site in study.sites))
     other = None if reference is None else Subject(reference.to(model.device), sites, name="reference")
     rows = {"": studies, **{row: _speaking(studies, row) for row in NULL_ROWS if row in nulls}}
@@ -119,7 +125,11 @@ def run_studies(
                 continue
             subject = _subject(model, sites, row)
             for label, study in chosen.items():
-                _keep(found, row, label, study.run(subject, sample, other))
+                if files is not None and not row:
+                    results = study.run_and_save(subject, sample, files, other)
+                else:
+                    results = study.run(subject, sample, other)
+                _keep(found, row, label, results)
                 bar.update()
             for label, study in shuffled.items() if not row else ():
                 _keep(found, "shuffled_labels", label, study.run(subject, sample.with_shuffled_labels(), None))

@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -146,8 +147,12 @@ class Report:
         facts |= {name: dataclasses.asdict(facts[name]) for name in _PARTS}
         return {"format_version": FORMAT_VERSION, **facts}
 
-    def save(self, folder: str | Path) -> Path:
-        """Writes the arrays and then the JSON, each whole or not at all. Returns the folder."""
+    def save(self, folder: str | Path, files: Path | None = None) -> Path:
+        """Writes the arrays and then the JSON, each whole or not at all. Returns the folder.
+
+        Args:
+            files: a folder whose entries are moved into `folder` in place of older ones.
+        """
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -160,10 +165,14 @@ class Report:
             save_file(arrays, temporary, metadata={_DIGEST: _sha256(text)})
             with open(temporary, "rb+") as handle:
                 os.fsync(handle.fileno())
+            for entry in sorted(files.iterdir()) if files is not None else ():
+                shutil.rmtree(folder / entry.name, ignore_errors=True)
+                shutil.move(entry, folder / entry.name)
             os.replace(temporary, folder / ARRAYS_FILE)
         finally:
             temporary.unlink(missing_ok=True)
         write_text(folder / REPORT_FILE, text)
+        shutil.copymode(folder / REPORT_FILE, folder / ARRAYS_FILE)  # safetensors makes files for the owner alone
         return folder
 
     @classmethod

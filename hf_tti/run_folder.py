@@ -12,7 +12,7 @@ import dataclasses
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +78,18 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """What `result.json` holds, or None while the run is not finished."""
         return _read_json(self.path / RESULT_FILE, {"metrics"})
+
+    def recipe(self, overrides: Sequence[str] = ()) -> Recipe:
+        """The run's own recipe, under the run's name.
+
+        Raises:
+            UserError: no run in this folder, or a recipe that was spoiled.
+        """
+        record = self.record()
+        if record is None:
+            raise UserError(f"{self.path}: holds no run ({RUN_FILE})")
+        recipe = load_recipe(self.path / RECIPE_FILE, overrides)
+        return dataclasses.replace(recipe, name=record["name"], run_name=record["name"])
 
     def newest_checkpoint(self) -> Path | None:
         """The checkpoint with the highest step that is whole, or None. Moves nothing."""

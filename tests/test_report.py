@@ -192,3 +192,13 @@ def test_token_texts_come_back_whatever_they_hold(tmp_path):
     assert a_report().token_texts() == {}
     folder = a_report(arrays=vocabulary_arrays(texts)).save(tmp_path)
     assert Report.load(folder).token_texts() == texts
+
+
+def test_files_of_studies_move_in_and_take_the_place_of_older_ones(tmp_path):
+    for content in ("old", "new"):
+        (tmp_path / "files" / "sae").mkdir(parents=True)
+        (tmp_path / "files" / "sae" / f"{content}.json").write_text(content)
+        a_report().save(tmp_path / "report", files=tmp_path / "files")
+        assert not list((tmp_path / "files").iterdir())
+    assert [path.name for path in (tmp_path / "report" / "sae").iterdir()] == ["new.json"]
+    assert Report.load(tmp_path / "report") == a_report()

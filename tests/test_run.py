@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from hf_tti import cli
 from hf_tti.checkpoints import NoValidCheckpoint
 from hf_tti.errors import UserError
 from hf_tti.from_recipe import build_arguments, build_model
@@ -151,7 +152,7 @@ def test_another_recipe_in_the_folder_is_refused_and_nothing_changes(finished, f
     other = run_of(folder / "tiny.yaml", "training.seed=8")
     before = contents(finished.path)
     for resume in (False, True):
-        with pytest.raises(UserError, match=r"another recipe \(tiny-seed7\): training.seed was 7, is 8; training.data_seed was") as caught:
+        with pytest.raises(UserError, match=r"another recipe \(tiny-seed7\): training.seed was 7, is 8; ") as caught:
             train_run(other, finished.path, resume=resume)
         assert caught.value.exit_code == 2
         assert "\n" not in str(caught.value)
@@ -303,6 +304,33 @@ def test_without_a_whole_checkpoint_nothing_begins_anew_in_silence(interrupted, 
         train_run(recipe, run.path, resume=True)
     assert caught.value.exit_code == 3
     assert len(list(run.path.glob("checkpoint-*"))) == 2 and not run.result()
+
+
+def test_a_run_is_verified_and_resumed_from_its_folder_alone(interrupted, finished, tmp_path, monkeypatch, capsys):
+    run = copied(interrupted, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["verify", "run"]) == cli.main(["resume", "run", "--dry-run"]) == 0
+    said = "checkpoint-2: whole\ncheckpoint-4: whole\ntiny-seed7 would go on from checkpoint-4\n"
+    assert capsys.readouterr().out == 2 * said
+    flip_a_bit(run.path / "checkpoint-4" / "model.safetensors")
+    assert cli.main(["verify", "run"]) == 0
+    assert "checkpoint-4/model.safetensors: its content has changed" in capsys.readouterr().out
+    before = contents(run.path)
+    assert cli.main(["verify", "run"]) == 0 and contents(run.path) == before
+    assert cli.main(["resume", "run"]) == 0
+    assert run.result()["metrics"] == finished.result()["metrics"] and run.result()["name"] == "tiny-seed7"
+    assert cli.main(["verify", "run"]) == 0
+    assert "tiny-seed7 is finished" in capsys.readouterr().out
+    assert cli.main(["verify", "."]) == 2
+    assert capsys.readouterr().err.endswith(".: holds no run (run.json)\n")
+
+
+def test_verify_ends_with_3_where_nothing_is_whole(interrupted, tmp_path, capsys):
+    run = copied(interrupted, tmp_path / "run")
+    for checkpoint in run.path.glob("checkpoint-*"):
+        (checkpoint / "manifest.json").unlink()
+    assert cli.main(["verify", str(run.path)]) == cli.main(["resume", str(run.path)]) == 3
+    assert "none of its 2 checkpoints is whole" in capsys.readouterr().err
 
 
 def test_a_checkpoint_holds_no_pickle(interrupted):

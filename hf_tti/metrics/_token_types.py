@@ -1,8 +1,8 @@
 """Sums of per-token values by token type over a whole pass, for the types that occurred.
 
-A record is the types [U] as they came, their token counts [U] on the CPU, and sums [K, ≥U, D] in float64 on the
-activations' device, of which the first U rows are in use: up to a quarter is room for the next. A vocabulary of V costs
-nothing for types that never occur. State: 8·K·U·D bytes a layer and that quarter, U ≤ V whatever the corpus.
+A record is the types [U] as they came, `row_of` [≤V] (a type's row, -1 without), token counts [U], and sums [K, ≥U, D]
+in float64 on the activations' device, of which the first U rows are in use: up to a quarter is room for the next.
+State: 8·K·U·D bytes a layer and that quarter, 8 bytes a type of the vocabulary; U ≤ V whatever the corpus.
 
 Null rows pair a token's values with the type of the token half a row further on, cyclically:
 values keep their distribution and autocorrelation and lose the token. Rows stay whole, so it does
@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from hf_tti.activations import ForwardPass
 from hf_tti.metrics._per_layer import Record, real_rows
@@ -42,7 +43,7 @@ def add_tokens(
     if record is None:
         none = torch.empty(0, dtype=torch.int64)
         empty = rows.new_empty(len(values(rows[:0])), 0, rows.shape[1], dtype=torch.float64)
-        record = {"types": none, "counts": none, "sums": empty}
+        record = {"types": none, "row_of": none, "counts": none, "sums": empty}
     record, places = _with_places(record, types)
     record["counts"].index_add_(0, places, counts)
     index = places[index].to(rows.device)
@@ -89,20 +90,21 @@ def _half_a_row_on(ids: Tensor, mask: Tensor) -> Tensor:
 
 def _with_places(record: Record, wanted: Tensor) -> tuple[Record, Tensor]:
     """The record with a row for each type wanted [n], and which it is."""
-    known = record["types"]
-    types = torch.cat((known, wanted[~torch.isin(wanted, known)]))
-    order = types.argsort()
-    places = order[torch.searchsorted(types, wanted, sorter=order)]
-    if len(types) == len(known):
-        return record, places
-    counts, sums = torch.zeros_like(types), record["sums"]
-    counts[: len(known)] = record["counts"]
+    row_of, known, sums = record["row_of"], record["types"], record["sums"]
+    if len(wanted) and int(wanted.max()) >= len(row_of):
+        row_of = pad(row_of, (0, int(wanted.max()) + 1 - len(row_of)), value=-1)
+    new = wanted[row_of[wanted] < 0]
+    if not len(new):
+        return record, row_of[wanted]
+    types = torch.cat((known, new))
+    row_of[new] = torch.arange(len(known), len(types))
     if len(types) > sums.shape[1]:
         room = len(types) * 5 // 4 if len(known) else len(types)
         grown = sums.new_empty(sums.shape[0], room, sums.shape[2])
         grown[:, : len(known)], grown[:, len(known) :] = sums_by_type(record), 0.0
         sums = grown
-    return {"types": types, "counts": counts, "sums": sums}, places
+    counts = pad(record["counts"], (0, len(new)))
+    return {"types": types, "row_of": row_of, "counts": counts, "sums": sums}, row_of[wanted]
 
 
 def add_tables(record: dict[str, Any] | None, observation: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -66,3 +67,9 @@ class Study(ABC):
             key if counts[key] == 1 else f"{re.sub(r'[.][0-9]+[.]', '.*.', p.path)}/layer_{p.layer}"
             for key, p in zip(keys, points, strict=True)
         ]
+
+    def run_and_save(
+        self, subject: Subject, sample: Sample, folder: Path, reference: Subject | None = None
+    ) -> dict[str, float | np.ndarray]:
+        """As `run`; a study that makes more than numbers and arrays leaves it in files under `folder`."""
+        return self.run(subject, sample, reference)

@@ -35,12 +35,12 @@ class LinearProbe(Study):
     """Accuracy (`layer_<i>`, `mean`), and under their names: `balanced_accuracy`, the mean recall of the classes;
     `macro_f1`; `control`, the accuracy on the control task; `selectivity`; `converged`, the share of the two fits that
     did. Of the sample alone, `<name>/mean`: `majority`, `token_identity`, `num_classes`, `num_classes_left_out`,
-    `num_scored_tokens`. Arrays: `confusion/` [C, C] int64, true classes by rows; `class_names` uint8, UTF-8, one a line.
+    `num_scored_tokens`. Arrays: `confusion/` [C, C] int64, true classes by rows; `class_names` uint8, a line each.
 
     With several fields the keys carry theirs: `pos/layer_<i>`, `control/pos/layer_<i>`, `majority/pos/mean`. A field
     that the sample does not have, or that has fewer than two classes, gives a NaN `mean`; activations that are not
     finite give NaN. A rotation of the site changes what L2 and standardisation see, and little else. 8,192 tokens of
-    1,536 units: 5 s a fit on one core, two fits a layer; 8 bytes a token and unit.
+    1,536 units: 3 to 8 s a fit on one core, two fits a layer.
 
     Args:
         sites: see `Study`.

@@ -1,0 +1,116 @@
+"""`hf-tti train`, `resume`, `verify` and `sweep`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from hf_tti.commands.base import INTERRUPTED, positive, recipe_arguments, set_argument
+from hf_tti.console import complain, say
+from hf_tti.errors import UserError, did_you_mean
+
+
+def train_arguments(parser: argparse.ArgumentParser) -> None:
+    recipe_arguments(parser)
+    parser.add_argument(
+        "--run",
+        dest="run_name",
+        metavar="NAME",
+        help="which run of the recipe's sweep; default: first",
+    )
+    parser.add_argument("--run-dir", type=Path, metavar="DIR", help="default: runs/<experiment>/<run>")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint that is whole")
+    parser.add_argument(
+        "--elastic", action="store_true", help="resume with other processes or batch, the global batch being equal"
+    )
+
+
+def train(arguments: argparse.Namespace) -> int:
+    from hf_tti.recipe import expand_sweep, load_recipe
+    from hf_tti.run_folder import default_run_dir
+
+    runs = {run.run_name: run for run in expand_sweep(load_recipe(arguments.recipe, arguments.overrides))}
+    name = arguments.run_name or next(iter(runs))
+    if name not in runs:
+        raise UserError(
+            f"--run {name}: {arguments.recipe} has no such run{did_you_mean(name, runs)}: " + ", ".join(runs)
+        )
+    if len(runs) > 1 and arguments.run_name is None:
+        say(f"{arguments.recipe} stands for {len(runs)} runs; training the first (hf-tti sweep trains them all)")
+    from hf_tti.run import train_run
+
+    run_dir = arguments.run_dir or default_run_dir(runs[name])
+    train_run(
+        runs[name],
+        run_dir,
+        resume=arguments.resume,
+        elastic=arguments.elastic,
+        command=arguments.command_line,
+    )
+    return 0
+
+
+def resume_arguments(parser: argparse.ArgumentParser) -> None:
+    run_argument(parser)
+    parser.add_argument("--dry-run", action="store_true", help="only say what would happen")
+    parser.add_argument("--elastic", action="store_true", help="with other processes, the global batch being equal")
+    set_argument(parser)
+
+
+def run_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="RUN", help="the folder of a run")
+
+
+def resume(arguments: argparse.Namespace) -> int:
+    if arguments.dry_run:
+        return verify(arguments)
+    from hf_tti.run import train_run
+    from hf_tti.run_folder import RunFolder
+
+    recipe = RunFolder(arguments.folder).recipe(arguments.overrides)
+    train_run(recipe, arguments.folder, resume=True, elastic=arguments.elastic, command=arguments.command_line)
+    return 0
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    from hf_tti.checkpoints import NoValidCheckpoint, checkpoints_of, problems_of
+    from hf_tti.run_folder import RunFolder
+
+    folder = RunFolder(arguments.folder)
+    recipe = folder.recipe()
+    found = {path: problems_of(path) for path in checkpoints_of(folder.path)}
+    for path, problems in found.items():
+        say(f"{path.name}: {problems[0] if problems else 'whole'}")
+    valid = [path for path, problems in found.items() if not problems]
+    if folder.result() is not None:
+        say(f"{recipe.run_name} is finished; resuming it does nothing")
+    elif found and not valid:
+        raise NoValidCheckpoint(f"{folder.path}: none of its {len(found)} checkpoints is whole")
+    else:
+        say(f"{recipe.run_name} would go on from {valid[-1].name if valid else 'the start: there is no checkpoint'}")
+    return 0
+
+
+def sweep_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipes", type=Path, nargs="+", metavar="RECIPE", help="YAML files, or folders of them")
+    set_argument(parser)
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
+    parser.add_argument("--dry-run", action="store_true", help="only list the runs")
+    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="runs at a time; default: 1")
+
+
+def sweep(arguments: argparse.Namespace) -> int:
+    from hf_tti.sweep import Sweep, plan
+
+    runs = plan(arguments.recipes, arguments.overrides, arguments.runs_dir)
+    if arguments.dry_run:
+        for run in runs:
+            say(f"{run.folder.path}  {run.state}")
+        return 0
+    sweep = Sweep(runs, jobs=arguments.jobs)
+    try:
+        sweep.train()
+    except KeyboardInterrupt:
+        complain("interrupted; the same command does the rest")
+        return INTERRUPTED
+    return sweep.report()
