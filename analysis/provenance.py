@@ -86,6 +86,8 @@ def _settings(values: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"({_settings(value)})"
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 

@@ -176,10 +176,15 @@ def lead(comparison: Comparison) -> str:
     data = comparison.runs[0].report.data
     tokens = comparison.runs[0].report.metrics.get("num_tokens")
     on = f"{tokens:,.0f} predicted tokens" if tokens is not None else "the tokens"
-    others = [method.name for method in comparison.methods if method.name != comparison.baseline]
-    what = _counted(len(others), "method")
-    against = f" against {comparison.baseline}" if comparison.baseline else ""
-    return f"{what}{against}, {_seeds(comparison)}; cross-entropy on {on} of {data.name}, {data.split} split."
+    corpus = f"{data.name}, {data.split} split"
+    return f"{_what(comparison)}, {_seeds(comparison)}; cross-entropy on {on} of {corpus}."
+
+
+def _what(comparison: Comparison) -> str:
+    others = len(comparison.methods) - (comparison.baseline is not None)
+    if comparison.baseline is None:
+        return _counted(others, "method")
+    return f"{_counted(others, 'method')} against {comparison.baseline}" if others else f"{comparison.baseline} alone"
 
 
 def _seeds(comparison: Comparison) -> str:

@@ -18,6 +18,7 @@ WIDTH, HEIGHT, LINE = 4.1, 2.8, 0.18  # inches, of a legend's line too; a phone 
 def empty_axes(*, width: float = WIDTH, height: float = HEIGHT, projection: str | None = None) -> tuple[Figure, Axes]:
     """A figure of one axes that lays itself out."""
     figure = Figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.06)  # inches; markers on an edge reach over it
     return figure, figure.add_subplot(projection=projection)
 
 

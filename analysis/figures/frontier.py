@@ -39,7 +39,7 @@ def _picture(frontier: Frontier, nulls: list[Point], shown: dict[str, Look], num
     curve = _baseline_line(frontier)
     with style():
         figure, axes = empty_axes()
-        xlim, ylim = _limits(methods, curve, nulls)
+        xlim, ylim = _limits(methods or curve, curve, nulls)
         _draw_front(axes, frontier, xlim[1])
         drawn = [(method_handle(shown[point.name], line=False), point.name) for point in methods]
         for point in methods:

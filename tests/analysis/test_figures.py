@@ -57,6 +57,21 @@ def test_all_figures_have_words_and_names_that_are_safe_in_paths(three):
         assert re.fullmatch(r"[a-z0-9-]+", picture.name) and picture.title and len(picture.caption) > 30
 
 
+def test_a_spoke_runs_from_the_worst_method_to_the_best(three):
+    (axes,) = figures.radar_picture(three).figure.axes
+    radii = np.array([line.get_ydata()[:-1] for line in axes.lines])  # [methods, spokes], cross-entropy first
+    assert np.allclose(radii.min(axis=0), radii.min()) and np.allclose(radii.max(axis=0), 1)
+    losses = [method.loss.value for method in three.methods]
+    assert radii[:, 0].argmax() == np.argmin(losses) and radii[:, 0].argmin() == np.argmax(losses)
+    sparsities = [method.values["sparsity/mean"].value for method in three.methods]
+    assert radii[:, 1].argmax() == np.argmax(sparsities)
+
+
+def test_all_heatmaps_share_one_scale(three):
+    images = [axes.images[0] for axes in figures.similarity_picture(three).figure.axes if axes.images]
+    assert len(images) == 6 and len({image.get_clim() for image in images}) == 1
+
+
 def test_a_radar_needs_two_methods_and_correlations_three_runs(tmp_path):
     assert figures.radar_picture(compared(tmp_path / "one", methods=("baseline",))) is None
     assert figures.correlation_picture(compared(tmp_path / "two", methods=("baseline",), seeds=(1, 2))) is None

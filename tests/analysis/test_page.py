@@ -18,6 +18,7 @@ from hf_tti.errors import UserError
 from hf_tti.report import vocabulary_arrays
 
 PAYLOAD = "</script></style></title><img src=x onerror=\"document.title='owned'\">{{ 7 * 7 }}$a$"
+SOME = ("sparsity", "correlation", "neuron_density", PAYLOAD)  # every picture takes a while
 needs_chromium = pytest.mark.skipif(find_chromium() is None, reason="no chromium here")
 
 
@@ -64,7 +65,12 @@ def hostile_runs(folder):
             arrays=dict(report.arrays) | vocabulary_arrays(text),
         )
         runs.append(Run(name=PAYLOAD, method=PAYLOAD, seed=seed, report=report, folder=path))
-    return runs
+    return [dataclasses.replace(run, report=with_few_metrics(run.report)) for run in runs]
+
+
+def with_few_metrics(report):
+    kept = {label: facts for label, facts in report.metric_facts.items() if label in SOME}
+    return dataclasses.replace(report, metric_facts=kept)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +98,7 @@ def bare(tmp_path_factory):
 
 def test_text_of_reports_is_escaped_wherever_it_stands(hostile):
     html = hostile.read_text(encoding="utf-8")
-    assert html.count("&lt;img src=x") > 20 and "49" not in re.findall(r"onerror=[^{]*\{?([0-9]+)", html)
+    assert html.count("&lt;img src=x") > 20 and html.count("{{ 7 * 7 }}") > 20
     tags = [tag for tag, _ in Elements(html).found]
     assert "img" not in tags and tags.count("style") == 1 and tags.count("script") == 2
 
