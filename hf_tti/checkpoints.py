@@ -28,6 +28,7 @@ KEPT_AT_LEAST = 2
 _NAME = re.compile(r"checkpoint-(\d+)")
 QUARANTINE = ".damaged"
 _SAVING, _REPLACED, _REMOVING = ".saving-", ".replaced-", ".removing-"
+_found_whole: dict[Path, Any] = {}  # folder -> its files' states when this process last read or wrote them all
 
 
 class NoValidCheckpoint(UserError):
@@ -104,14 +105,18 @@ def publish(staged: Path, place: Path, *, step: int, facts: Mapping[str, Any]) -
     reached("renamed")
     _flush(place.parent)
     _remove(replaced)
+    _found_whole[place.resolve()] = _states(place)
     reached("published")
 
 
 def rotate(run_dir: Path, *, limit: int | None, keep: Path | None = None) -> None:
-    """Remove the oldest valid checkpoints beyond `limit` (never fewer than two stay); `keep` stays as well."""
+    """Remove the oldest valid checkpoints beyond `limit` (never fewer than two stay); `keep` stays as well.
+
+    Files that this process wrote or verified and nobody touched since are not read again at every save.
+    """
     if limit is None:
         return
-    valid = [path for path in checkpoints_of(run_dir) if not problems_of(path)]
+    valid = [path for path in checkpoints_of(run_dir) if _is_still_whole(path)]
     for path in valid[: -max(limit, KEPT_AT_LEAST)]:
         if keep is None or path.resolve() != keep.resolve():
             removing = path.with_name(f"{_REMOVING}{path.name}")
@@ -186,6 +191,21 @@ def _file_problems(folder: Path, manifest: Manifest) -> Iterator[str]:
             yield f"{path}: {path.stat().st_size:,} bytes, {size:,} were written"
         elif _sha256(path) != sha256:
             yield f"{path}: its content has changed since it was written"
+
+
+def _is_still_whole(folder: Path) -> bool:
+    place, states = folder.resolve(), _states(folder)
+    if folder.is_symlink() or _found_whole.get(place) != states:
+        if problems_of(folder):
+            return False
+        _found_whole[place] = states
+    return True
+
+
+def _states(folder: Path) -> dict[Path, tuple[int, int, int]]:
+    """Inode, size and time of the last change of each file."""
+    found = {path: path.stat() for path in [*_files_below(folder), folder / MANIFEST] if path.is_file()}
+    return {path.relative_to(folder): (of.st_ino, of.st_size, of.st_mtime_ns) for path, of in found.items()}
 
 
 def newest_valid(run_dir: Path) -> tuple[Path | None, list[str]]:

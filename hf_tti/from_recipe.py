@@ -111,7 +111,9 @@ def build_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None, voca
     section = recipe.model
     if section.get("pretrained"):
         with blamed_on("model.pretrained"):
-            return AutoConfig.from_pretrained(section["pretrained"], revision=section.get("revision"))
+            return AutoConfig.from_pretrained(
+                section["pretrained"], revision=section.get("revision"), trust_remote_code=False
+            )
     keys = {key: value for key, value in section.items() if key not in _NOT_OF_THE_CONFIG}
     defaults = {"use_cache": True, "bos_token_id": 0, "eos_token_id": 0}
     if vocab_size is not None:
@@ -142,6 +144,8 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase, *, seed: int
                 section["pretrained"],
                 revision=section.get("revision"),
                 dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
                 **attention,
             )
         else:

@@ -144,6 +144,8 @@ def load_model(place: Checkpoint) -> PreTrainedModel:
             place.source,
             revision=place.commit,
             dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
             ignore_mismatched_sizes=True,  # reported below, by name
             output_loading_info=True,
         )
@@ -162,7 +164,7 @@ def load_tokenizer(place: Checkpoint) -> PreTrainedTokenizerBase:
         UserError: there is none, or it has no end-of-text token.
     """
     with _quiet(), _blamed_on(f"{place.given}: cannot load the tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(place.source, revision=place.commit)
+        tokenizer = AutoTokenizer.from_pretrained(place.source, revision=place.commit, trust_remote_code=False)
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without one
         raise UserError(f"{place.given}: holds no tokenizer; save the model's own beside it")
     if tokenizer.eos_token_id is None:

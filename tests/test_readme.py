@@ -84,6 +84,11 @@ def test_the_commands_run_in_their_order(in_scratch, capsys):
         assert cli.main(words[1:]) == 0, (command, capsys.readouterr().err)
     assert (in_scratch / "runs" / "try" / "result.json").is_file()
     assert (in_scratch / "reports" / "try" / "index.html").is_file()
+    (example,) = (block for block in blocks("python") if 'model_id="runs/try"' in block)
+    namespace = {}
+    exec(example, namespace)
+    assert namespace["results"]["perplexity"] > 1 and len(list((in_scratch / "results").iterdir())) == 1
+    assert namespace["card"].to_dict()["model-index"][0]["results"]
 
 
 def test_links_lead_somewhere():

@@ -32,7 +32,7 @@ def load_tokenizer(name: str, base_dir: Path) -> "PreTrainedTokenizerBase":
         raise UserError(f"data.tokenizer: no folder {str(folder)!r}")
     source = str(folder) if folder.exists() else name
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # OSError, ValueError, KeyError, httpx and safetensors errors alike
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise UserError(
