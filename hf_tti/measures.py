@@ -17,6 +17,8 @@ from hf_tti.recipe import Recipe
 from hf_tti.studies.base import Study
 from hf_tti.trainer import default_metrics
 
+ALWAYS = ("loss", "perplexity")
+
 
 @dataclass(frozen=True)
 class Measures:
@@ -55,6 +57,8 @@ def default_measures(recipe: Recipe | None) -> Measures:
 def named_measures(names: Iterable[str], recipe: Recipe | None) -> Measures:
     """The measures of these names: labels of the recipe, built-in metrics and studies, or `package.module:Class`.
 
+    `loss` and `perplexity` are measured always, and may be named.
+
     Raises:
         UserError: an unknown name; says what there is.
     """
@@ -62,13 +66,17 @@ def named_measures(names: Iterable[str], recipe: Recipe | None) -> Measures:
     built_in = {kind: component_names(kind) for kind in of_recipe}
     chosen: dict[str, dict[str, Any]] = {"metrics": {}, "studies": {}}
     for name in names:
+        if name in ALWAYS:
+            continue
         kind = next((kind for kind in chosen if name in of_recipe[kind]), None)
         if kind is not None:
             chosen[kind][name] = of_recipe[kind][name]
             continue
         kind = next((kind for kind in chosen if name in built_in[kind]), None) or _kind_of_path(name)
         if kind is None:
-            choices = sorted({*of_recipe["metrics"], *of_recipe["studies"], *built_in["metrics"], *built_in["studies"]})
+            choices = sorted(
+                {*ALWAYS, *(known for kinds in (of_recipe, built_in) for of in kinds.values() for known in of)}
+            )
             raise UserError(f"--metrics {name}: unknown{did_you_mean(name, choices)}; choices: {', '.join(choices)}")
         chosen[kind][name] = load_component(kind, name)()
     return Measures(**chosen)

@@ -243,7 +243,7 @@ def test_the_command_writes_the_report_that_loads(run, capsys, tmp_path):
     assert report == want
     for name, array in want.arrays.items():
         assert torch.equal(torch.from_numpy(report.arrays[name]).nan_to_num(), torch.from_numpy(array).nan_to_num())
-    options = ["--metrics", "l0,sparse", "--max-tokens", "64", "--batch-size", "2", "--nulls", "none"]
+    options = ["--metrics", "perplexity,l0,sparse", "--max-tokens", "64", "--batch-size", "2", "--nulls", "none"]
     options += ["--out", str(tmp_path / "out")]
     assert cli.main(["evaluate", str(run / "checkpoint-2"), *options]) == 0
     other = Report.load(tmp_path / "out")
