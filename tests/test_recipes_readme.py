@@ -22,7 +22,8 @@ def test_the_key_reference_is_the_schema():
     text = README.read_text()
     assert schema_table.with_tables(text) == text, "run: python -m hf_tti.recipe.schema_table recipes/README.md"
     schema = load_schema()
-    for section in ("head", "data", "evaluation", "analysis", "tracking", "hub", "sweep", "objective", "metric", "study"):
+    entries = ("objective", "metric", "study")
+    for section in ("head", "data", "evaluation", "analysis", "tracking", "hub", "sweep", *entries):
         assert all(f"| `{key}` |" in text for key in schema[section])
     for kind in ("objectives", "metrics", "studies", "callbacks"):
         assert all(f"`{name}" in text.partition(schema_table.BEGIN)[2] for name in schema[kind])
