@@ -100,7 +100,7 @@ def _pictures(comparison: Comparison):
     """Section -> its pictures, drawn when they are asked for."""
     yield "frontiers", figures.frontier_pictures(comparison)
     yield "radar", [figures.radar_picture(comparison)]
-    yield "layers", figures.layer_pictures(comparison)
+    yield "layers", [*figures.layer_pictures(comparison), figures.density_picture(comparison)]
     yield "similarity", [figures.similarity_picture(comparison)]
     yield "geometry", figures.geometry_pictures(comparison)
     yield "curves", figures.curve_pictures(comparison)

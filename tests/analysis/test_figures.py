@@ -23,7 +23,7 @@ def compared(folder, **kinds):
 
 def all_pictures(comparison):
     groups = (figures.frontier_pictures, figures.layer_pictures, figures.geometry_pictures, figures.curve_pictures)
-    singles = (figures.radar_picture, figures.similarity_picture, figures.correlation_picture)
+    singles = (figures.radar_picture, figures.similarity_picture, figures.correlation_picture, figures.density_picture)
     pictures = [picture for group in groups for picture in group(comparison)]
     return pictures + [picture for single in singles if (picture := single(comparison)) is not None]
 
@@ -65,6 +65,25 @@ def test_a_spoke_runs_from_the_worst_method_to_the_best(three):
     assert radii[:, 0].argmax() == np.argmin(losses) and radii[:, 0].argmin() == np.argmax(losses)
     sparsities = [method.values["sparsity/mean"].value for method in three.methods]
     assert radii[:, 1].argmax() == np.argmax(sparsities)
+
+
+def test_the_histogram_counts_every_unit_of_every_run_once(three):
+    picture = figures.density_picture(three)
+    methods = {method.name: method for method in three.methods}
+    assert len(picture.figure.axes[0].patches) == len(methods)
+    for name, patch in zip(methods, picture.figure.axes[0].patches, strict=True):
+        arrays = [run.report.arrays[f"neuron_density/density/layer_{i}"] for run in methods[name].runs for i in (0, 1)]
+        values = np.concatenate(arrays)
+        heights, edges, _ = patch.get_data()
+        assert heights.sum() == pytest.approx(1)
+        assert heights[0] == pytest.approx(np.mean(values < edges[1]))
+
+
+def test_without_densities_there_is_no_histogram(tmp_path):
+    comparison = compared(tmp_path, methods=("baseline",), seeds=(1,))
+    for run in comparison.runs:
+        run.report.metric_settings.clear()
+    assert figures.density_picture(comparison) is None
 
 
 def test_all_heatmaps_share_one_scale(three):
