@@ -16,14 +16,14 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from hf_tti.arguments import InterpTrainingArguments
 from hf_tti.errors import UserError
-from hf_tti.saving import SavingTrainer
+from hf_tti.evaluating import EvaluatingTrainer
 
 OBJECTIVES_FILE = "objectives.safetensors"
 _SUBMODULE = "interp_objectives"
 
 
-class OwningTrainer(SavingTrainer):
-    """A Trainer with whole checkpoints plus `own`, the modules attached to the model for training only, by label."""
+class OwningTrainer(EvaluatingTrainer):
+    """A Trainer that measures plus `own`, the modules attached to the model for training only, by label."""
 
     args: InterpTrainingArguments
     own: nn.ModuleDict

@@ -27,7 +27,6 @@ from hf_tti.arguments import InterpTrainingArguments
 from hf_tti.data import CausalLMCollator
 from hf_tti.distributed import all_reduce_sum
 from hf_tti.errors import UserError
-from hf_tti.evaluation import MetricAccumulator
 from hf_tti.force import force_ratios
 from hf_tti.guard import FiniteGuard
 from hf_tti.logs import RunningMeans, logger
@@ -36,9 +35,7 @@ from hf_tti.metrics.base import Metric
 from hf_tti.metrics.token_entropy import TokenEntropy
 from hf_tti.objectives.base import Scope, Setup, WeightedObjective
 from hf_tti.owning import OwningTrainer
-from hf_tti.saving import generator_states, set_generator_states
 from hf_tti.scaling import Scaling
-from hf_tti.signals import EvaluationStopped, evaluation_is_missing
 
 _LABEL = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -108,7 +105,6 @@ class InterpTrainer(OwningTrainer):
         self._means = RunningMeans()
         self._guard = FiniteGuard(args.process_index, args.world_size, args.device)
         self._num_active: Tensor | None = None
-        self._accumulator: MetricAccumulator | None = None
 
     # ---- Setting up ----
 
@@ -289,55 +285,6 @@ class InterpTrainer(OwningTrainer):
         optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
         self._guard.before_update(self.state.global_step + 1, optimizer)
         return grad_norm
-
-    # ---- Evaluation ----
-
-    def _new_accumulator(self) -> MetricAccumulator:
-        return MetricAccumulator(self.model, self.interp_metrics, max_batches=self.args.metric_batches, **self._masking)
-
-    def evaluation_loop(
-        self,
-        dataloader,
-        description,
-        prediction_loss_only=None,
-        ignore_keys=None,
-        metric_key_prefix="eval",
-    ):
-        """Stock, plus the metrics; `eval_loss` is the token mean of cross-entropy and nothing else."""
-        self._accumulator = self._new_accumulator()
-        try:
-            output = super().evaluation_loop(
-                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
-            )
-        finally:
-            accumulator, self._accumulator = self._accumulator, None
-        accumulator.gather()
-        values = accumulator.finalize()
-        output.metrics.update({f"{metric_key_prefix}_{key}": value for key, value in values.items()})
-        return output
-
-    def _maybe_log_save_evaluate(self, tr_loss, grad_norm, model, trial, *args, **kwargs):
-        """Stock; an evaluation that is broken off leaves a checkpoint of before it and ends training."""
-        before = generator_states() if self.control.should_evaluate else {}
-        try:
-            super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
-        except EvaluationStopped:
-            set_generator_states(before)
-            self._save_checkpoint(model, trial)
-            self.control.should_training_stop = True
-
-    def _load_rng_state(self, checkpoint):
-        """Stock; then, where a stop left it out, the evaluation that had come next."""
-        super()._load_rng_state(checkpoint)
-        if checkpoint is not None and evaluation_is_missing(self.args, self.state):
-            self.evaluate()
-
-    def _rows_to_keep(self, num_rows: int) -> int:
-        """Rows of this rank's batch that are data: distributed samplers repeat rows to fill the last batch."""
-        gradient_state = self.accelerator.gradient_state
-        if not gradient_state.end_of_dataloader or gradient_state.remainder <= 0:
-            return num_rows
-        return min(max(gradient_state.remainder - self.args.process_index * num_rows, 0), num_rows)
 
 
 def count_tokens(dataset, vocab_size: int, max_rows: int = 20_000) -> Tensor:
