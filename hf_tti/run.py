@@ -164,12 +164,12 @@ def _check_training(trainer: InterpTrainer) -> None:
 def _record(folder: RunFolder, recipe: Recipe, data: PreparedData, command: str | None) -> None:
     """Makes the folder this run's, unless it is already. Until here a mistake leaves nothing behind."""
     record = folder.record()
-    if record is not None:
-        if record["data_fingerprint"] != data.fingerprint:
-            raise UserError(
-                f"{folder.path} was begun on other data ({record['data_fingerprint'][:8]}) than this "
-                f"({data.fingerprint[:8]}); give it the same, or name another folder with --run-dir"
-            )
+    if record is not None and record["data_fingerprint"] != data.fingerprint:
+        raise UserError(
+            f"{folder.path} was begun on other data ({record['data_fingerprint'][:8]}) than this "
+            f"({data.fingerprint[:8]}); give it the same, or name another folder with --run-dir"
+        )
+    if record is not None and (folder.path / RECIPE_FILE).is_file():
         return
     digest, commit, libraries = recipe.digest(), git_commit(), versions()
     header = [
@@ -179,8 +179,7 @@ def _record(folder: RunFolder, recipe: Recipe, data: PreparedData, command: str 
         *([f"# commit: {commit}"] if commit else []),
         *([f"# command: {command}"] if command else []),
     ]
-    write_text(folder.path / RECIPE_FILE, "\n".join(header) + "\n" + recipe.to_yaml())
-    record = {
+    record = record or {
         "name": recipe.run_name,
         "experiment": recipe.experiment,
         "digest": digest,
@@ -191,7 +190,8 @@ def _record(folder: RunFolder, recipe: Recipe, data: PreparedData, command: str 
         "tracker_run_id": tracker_run_id(digest, folder.path),
         "data_fingerprint": data.fingerprint,
     }
-    write_json(folder.path / RUN_FILE, record)
+    write_json(folder.path / RUN_FILE, record)  # first: it makes the folder this run's
+    write_text(folder.path / RECIPE_FILE, "\n".join(header) + "\n" + recipe.to_yaml())
 
 
 def _on_main(args: InterpTrainingArguments, work: Callable[[], Any]) -> Any:

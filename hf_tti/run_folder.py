@@ -12,6 +12,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ RUN_FILE, RESULT_FILE, RECIPE_FILE, METRICS_FILE = (
 )
 
 
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # of write_text, left by a process that was killed
 ELASTIC = ("training.per_device_train_batch_size", "training.gradient_accumulation_steps")
 
 
@@ -132,7 +134,8 @@ class RunFolder:
 
     def _check_unclaimed(self) -> None:
         ours = {"log.txt", ".lock"}
-        others = sorted(entry.name for entry in self.path.glob("*") if entry.name not in ours)
+        names = {entry.name for entry in self.path.glob("*")} - ours
+        others = sorted(name for name in names if not _TEMPORARY.fullmatch(name))
         if others:
             raise UserError(
                 f"{self.path} is not empty and holds no run ({others[0]} is there); name another folder with --run-dir"
