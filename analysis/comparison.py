@@ -34,7 +34,7 @@ from analysis.measures import (
 from analysis.pareto import sign_of
 from analysis.runs import Run, check_distinct
 from analysis.verdict import MARGIN
-from hf_tti.errors import UserError
+from hf_tti.errors import UserError, did_you_mean
 
 __all__ = ["Comparison", "CompositeResult", "Frontier", "MethodSummary", "MetricInfo", "Point", "compare_runs"]
 
@@ -91,7 +91,7 @@ def compare_runs(runs: Sequence[Run], *, baseline: str | None = None, margin: fl
     _check(runs)
     notes: list[str] = []
     groups = by_method(runs)
-    name = find_baseline(groups, baseline or declaration(runs, "baseline", notes), notes)
+    name = find_baseline(groups, baseline or _declared_baseline(runs, groups, notes), notes)
     shorter = shorter_baselines(groups, name, notes)
     margin = margin if margin is not None else declaration(runs, "margin", notes) or MARGIN
     odd = differently_measured(runs)
@@ -127,6 +127,15 @@ def compare_runs(runs: Sequence[Run], *, baseline: str | None = None, margin: fl
         values=values,
         notes=list(dict.fromkeys(notes)),
     )
+
+
+def _declared_baseline(runs: Sequence[Run], groups: Mapping[str, list[Run]], notes: list[str]) -> str | None:
+    """The recipes' `analysis.baseline`; None where it is not among these runs (which is noted)."""
+    declared = declaration(runs, "baseline", notes)
+    if declared is None or declared in groups:
+        return declared
+    notes.append(f"analysis.baseline: {declared} is not among these runs{did_you_mean(declared, groups)}")
+    return None
 
 
 def _check(runs: Sequence[Run]) -> None:
@@ -186,7 +195,7 @@ def _seed_notes(methods: Sequence[MethodSummary]) -> list[str]:
         unpaired = method.verdict.differences.unpaired if method.verdict else ()
         if unpaired:
             seeds = ", ".join(map(str, unpaired))
-            notes.append(f"{method.name}: seed {seeds} has no partner and is left out of differences")
+            notes.append(f"{method.name}: seed {seeds} has no partner, left out of differences but not of means")
     return notes
 
 

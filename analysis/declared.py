@@ -95,6 +95,12 @@ def composite_result(
     except UserError as error:
         notes.append(f"no composite: {error}")
         return None
+    claimed = {info.key: info.direction for info in metrics}
+    for key, part in composite.parts.items():
+        if claimed[key] not in (None, part.direction):
+            notes.append(
+                f"composite: declares {part.direction} {key} as better, of which the metric says {claimed[key]}"
+            )
     random_init = scores.pop("random_init", None)
     return CompositeResult(composite=composite, info=_info(composite), scores=scores, random_init=random_init)
 

@@ -114,16 +114,29 @@ def _short(value: object) -> str:
 
 
 def values_by_run(runs: Sequence[Run], without: Collection[str] = ()) -> dict[str, dict[str, float]]:
-    """Every finite number of every report but those of the labels in `without`."""
+    """Every finite number of every report but those of the labels in `without`.
+
+    Without a mean over layers, too, where the run has no finite value in a layer that counts in another run's mean.
+    """
     skipped = tuple(f"{label}/" for label in without)
-    return {
-        run.label: {
+    finite = {run.label: {key for key, value in run.report.metrics.items() if value is not None} for run in runs}
+    of_layers = {key for keys in finite.values() for key in keys if _mean_of(key)}
+    values = {}
+    for run in runs:
+        metrics = run.report.metrics
+        partial = {_mean_of(key) for key in of_layers.intersection(metrics) - finite[run.label]}
+        values[run.label] = {
             key: float(value)
-            for key, value in run.report.metrics.items()
-            if value is not None and not key.startswith(skipped)
+            for key, value in metrics.items()
+            if value is not None and key not in partial and not key.startswith(skipped)
         }
-        for run in runs
-    }
+    return values
+
+
+def _mean_of(key: str) -> str | None:
+    """The key of the mean in which a layer's value counts; None for other values."""
+    prefix, found, layer = key.rpartition("layer_")
+    return f"{prefix}mean" if found and layer.isdigit() else None
 
 
 def missing_notes(runs: Sequence[Run], without: Collection[str] = ()) -> list[str]:

@@ -23,7 +23,8 @@ class Run:
 
     Attributes:
         name: of its report.
-        method: the name without `-seed<seed>`: runs of one method differ in their seed alone.
+        method: the name without `-seed<seed>`: runs of one method differ in their seed alone. A run's checkpoint is a
+            method of its own, `baseline-checkpoint-150`, with the seeds of which it was evaluated.
         seed: None for a model of which no seed is known; it cannot be paired with another.
         report: what was measured.
         folder: of the run; None for a report that stands alone.
@@ -91,7 +92,8 @@ def read_run(file: Path) -> Run:
     report = Report.load(file)
     above = file.resolve().parent.parent
     folder = above if file.resolve().parent.name == REPORT_DIR and (above / RUN_FILE).is_file() else None
-    method = report.name if report.seed is None else report.name.removesuffix(f"-seed{report.seed}")
+    part = rf"-seed{report.seed}(?=$|-checkpoint-\d+$|-final$)"  # of a run, or of a folder in one
+    method = re.sub(part, "", report.name)
     return Run(name=report.name, method=method, seed=report.seed, report=report, folder=folder, path=file)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_tti.activations import resolve_sites
 from hf_tti.components import component_names
 from hf_tti.data import DataConfig, PreparedValidation, prepare_validation
 from hf_tti.data._files import corpus_files, files_named_for
@@ -75,7 +76,8 @@ def evaluate_checkpoint(
 
     Raises:
         UserError: nothing there, weights that are truncated or missing, a tokenizer larger than the model's vocabulary,
-            a reference with another tokenizer, an unknown metric, null or corpus, no token to predict.
+            a reference with another tokenizer, an unknown metric, null or corpus, a study's library that is not
+            installed, damaged labels, no token to predict.
     """
     place = checkpoint if isinstance(checkpoint, Checkpoint) else find_checkpoint(checkpoint, revision)
     recipe = place.recipe
@@ -83,6 +85,9 @@ def evaluate_checkpoint(
     wishes = _wishes(recipe, labels=labels, sample_tokens=sample_tokens, nulls=nulls)
     tokenizer, model = load_tokenizer(place), load_model(place)
     check_vocabulary(place, model, tokenizer)
+    for study in measures.studies.values():
+        study.check()
+        resolve_sites(model, study.sites)
     compared = None if reference is None else _reference(reference, tokenizer)
     config = _data_config(data, recipe, model, max_tokens)
     prepared = prepare_validation(config, tokenizer, cache_dir=cache_dir, progress=progress)
@@ -96,17 +101,18 @@ def evaluate_checkpoint(
         metric_batches=metric_batches,
         progress=progress,
     )
+    sample = None
+    if measures.studies:  # before the metrics, which take long: labels may be damaged or not there
+        length = min(config.block_size, _block_size(model))
+        sample = build_sample(
+            tokenizer, data=config, labels=wishes.labels, max_tokens=wishes.sample_tokens, max_length=length
+        )
     model.to(_device())
     found = Found()
     shards = stream.measure(model, measures.metrics, wishes.nulls, found)
     if not found.metrics["num_tokens"]:
         raise UserError(f"{config.name}: no token to predict: every row holds a single token")
-    sample = None
-    if measures.studies:
-        length = min(config.block_size, _block_size(model))
-        sample = build_sample(
-            tokenizer, data=config, labels=wishes.labels, max_tokens=wishes.sample_tokens, max_length=length
-        )
+    if sample is not None:
         run_studies(
             model, sample, measures.studies, wishes.nulls, found, reference=compared, files=files, progress=progress
         )

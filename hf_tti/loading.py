@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import hf_hub_download
+from huggingface_hub.utils import logging as hub_logging
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -113,11 +114,12 @@ def _step_of_folder(path: Path) -> int | None:
 
 
 def _on_hub(given: str, revision: str | None) -> Checkpoint:
+    parent = Path(given).parent
+    nearby = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
+    no_folder = f"{given}: no such folder{did_you_mean(Path(given).name, nearby)}"
     if given.startswith((".", "/", "~")) or given.count("/") > 1:
-        parent = Path(given).parent
-        nearby = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
-        raise UserError(f"{given}: no such folder{did_you_mean(Path(given).name, nearby)}")
-    with _blamed_on(f"{given}: no such folder, and not on the Hub either"):
+        raise UserError(no_folder)
+    with _quiet(), _blamed_on(f"{no_folder}, and not on the Hub either"):
         config = hf_hub_download(given, "config.json", revision=revision)
     step = re.fullmatch(r"step(\d+)", revision or "")
     return Checkpoint(
@@ -173,9 +175,12 @@ def load_tokenizer(place: Checkpoint) -> PreTrainedTokenizerBase:
 
 
 def check_vocabulary(place: Checkpoint, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises a UserError where the tokenizer has ids that the model does not."""
+    """Raises a UserError where the tokenizer has ids that the model does not, or not half of those that it has.
+
+    A vocabulary is often padded to a round number, so that a somewhat larger one is usual.
+    """
     vocab_size = model.config.get_text_config().vocab_size
-    if len(tokenizer) > vocab_size:
+    if not vocab_size / 2 <= len(tokenizer) <= vocab_size:
         raise UserError(
             f"{place.given}: its tokenizer has {len(tokenizer):,} tokens, its model a vocabulary of {vocab_size:,}; "
             "they do not belong together"
@@ -187,14 +192,17 @@ def check_vocabulary(place: Checkpoint, model: PreTrainedModel, tokenizer: PreTr
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' bars and its table of missing weights, which we say in one line."""
+    """Without transformers' bars and its table of missing weights, which we say in one line, nor the Hub's retries."""
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    hub_level = hub_logging.get_verbosity()
     transformers_logging.set_verbosity(logging.CRITICAL)
+    hub_logging.set_verbosity(logging.CRITICAL)
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         transformers_logging.set_verbosity(level)
+        hub_logging.set_verbosity(hub_level)
         if bars:
             transformers_logging.enable_progress_bar()
 

@@ -169,6 +169,8 @@ class Report:
                 shutil.rmtree(folder / entry.name, ignore_errors=True)
                 shutil.move(entry, folder / entry.name)
             os.replace(temporary, folder / ARRAYS_FILE)
+        except SafetensorError as error:  # a full disk, say
+            raise UserError(f"{folder}: cannot hold a report: {error}") from error
         finally:
             temporary.unlink(missing_ok=True)
         write_text(folder / REPORT_FILE, text)

@@ -5,6 +5,7 @@ mistake.
 import dataclasses
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -274,6 +275,15 @@ def with_larger_tokenizer(path: Path) -> None:
     train_tokenizer(["a fox sees owls by the lake while twelve herons fish"] * 9, 290).save_pretrained(path)
 
 
+def with_smaller_tokenizer(path: Path) -> None:
+    config = json.loads((path / "config.json").read_text())
+    file = path / "model.safetensors"
+    weights = load_file(file)
+    rows = weights["transformer.wte.weight"]
+    save_file({**weights, "transformer.wte.weight": rows.repeat(3, 1)}, file, metadata={"format": "pt"})
+    (path / "config.json").write_text(json.dumps({**config, "vocab_size": 3 * len(rows)}))
+
+
 def without_tokenizer(path: Path) -> None:
     for file in path.glob("tokenizer*"):
         file.unlink()
@@ -290,6 +300,7 @@ SPOILED = {
     "config": (lambda p: (p / "config.json").write_text("{"), "model: cannot load the "),
     "no config": (lambda p: (p / "config.json").unlink(), r"model: holds no model \(config.json\) and no run"),
     "tokenizer": (without_tokenizer, "model: holds no tokenizer; save the model's own beside it"),
+    "a small vocabulary": (with_smaller_tokenizer, r"model: its tokenizer has 280 tokens, its model a vocab.* of 840"),
     "vocabulary": (with_larger_tokenizer, r"model: its tokenizer has 290 tokens, its model a vocabulary of 280"),
 }
 
@@ -325,11 +336,18 @@ def test_an_unfinished_run_names_its_checkpoint(run, tmp_path):
         (["RUN", "--data", "."], "--data: no .json, .jsonl, .parquet, .txt file in the folder"),
         (["RUN", "--data", "empty.txt"], "data.validation: no text in 'empty.txt'"),
         (["RUN", "--nulls", "rotation"], "--nulls rotation: unknown (did you mean 'rotated'?)"),
+        (["RUN", "--nulls", ""], "--nulls '': a name is empty"),
+        (["RUN", "--metrics", "l0,,sparse"], "--metrics 'l0,,sparse': a name is empty"),
         (["RUN", "RUN", "--out", "x"], "--out x: one folder for 2 checkpoints"),
+        (
+            ["RUN/final", "RUN/final/../final"],
+            "would both be reported in reports/tiny-seed7-final; name --out for each",
+        ),
         (["RUN", "--revision", "main"], "revisions are of Hub ids"),
         (["RUN/recipe.yaml"], "a file; name its folder"),
         (["./RUM"], "./RUM: no such folder (did you mean 'RUN'?)"),
         (["no/such-model"], "no/such-model: no such folder, and not on the Hub either: "),
+        (["RUN/final-1"], "RUN/final-1: no such folder (did you mean 'final'?), and not on the Hub either: "),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(run, tmp_path, monkeypatch, capsys, words, message):
@@ -342,6 +360,46 @@ def test_mistakes_are_one_line_and_exit_code_2(run, tmp_path, monkeypatch, capsy
     assert message in captured.err and len(captured.err.splitlines()) == 1
     assert captured.out == ""
     assert not (tmp_path / "reports").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--out", "taken"], "taken: cannot hold a report: taken is a file"),
+        (["--out", "taken/below"], "taken/below: cannot hold a report: taken is a file"),
+        (["--labels", "gone.jsonl"], "labels: no file"),
+        (["--metrics", "sae_quality"], "sae_quality: sae-lens is not installed"),
+        (["--metrics", "linear_probe"], "linear_probe: scikit-learn is not installed"),
+    ],
+)
+def test_a_mistake_is_found_before_the_model_reads_a_token(run, tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hf_tti.passes.Stream.measure", lambda *_: pytest.fail("measured first"))
+    for library in ("sae_lens", "sklearn"):
+        monkeypatch.setitem(sys.modules, library, None)
+    (tmp_path / "taken").write_text("")
+    assert cli.main(["evaluate", str(run), "--max-tokens", "64", "--metrics", "cka", *words]) == 2
+    assert message.replace("taken is", f"{tmp_path / 'taken'} is") in capsys.readouterr().err
+    assert (tmp_path / "taken").read_text() == ""
+
+
+def test_what_is_not_finite_is_named(spoiled, tmp_path, capsys):
+    file = spoiled / "model.safetensors"
+    weights = load_file(file)
+    weights["transformer.h.1.mlp.c_fc.weight"][0, 0] = float("nan")
+    save_file(weights, file, metadata={"format": "pt"})
+    words = ["--metrics", "correlation", "--nulls", "none", "--max-tokens", "64", "--out", str(tmp_path / "out")]
+    assert cli.main(["evaluate", str(spoiled), *words]) == 0
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("model: no finite value for ") and "loss, perplexity" in complaint
+    assert len(complaint.splitlines()) == 1
+
+
+def test_names_may_stand_apart(run, tmp_path):
+    words = ["--metrics", "l0, sparse", "--nulls", "rotated, random_init", "--max-tokens", "64"]
+    assert cli.main(["evaluate", str(run), *words, "--out", str(tmp_path / "out")]) == 0
+    report = Report.load(tmp_path / "out")
+    assert (list(report.metric_settings), set(report.nulls)) == (["l0", "sparse"], {"rotated", "random_init"})
 
 
 def test_rows_of_one_token_are_nothing_to_predict(run, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from hf_tti import report as report_module
 from hf_tti.errors import UserError
@@ -131,6 +132,16 @@ def test_a_failure_while_writing_arrays_keeps_the_old_report(saved, monkeypatch)
         a_report(name="other").save(saved)
     assert Report.load(saved) == a_report()
     assert {path.name for path in saved.iterdir()} == {"report.json", "arrays.safetensors"}
+
+
+def test_arrays_that_cannot_be_written_are_one_line(saved, monkeypatch):
+    def fail(*args, **kwargs):
+        raise SafetensorError("I/O error: no space left")
+
+    monkeypatch.setattr(report_module, "save_file", fail)
+    with pytest.raises(UserError, match="cannot hold a report: I/O error: no space left"):
+        a_report(name="other").save(saved)
+    assert Report.load(saved) == a_report()
 
 
 def truncated(name):

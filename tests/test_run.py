@@ -345,9 +345,7 @@ def test_another_batch_on_resume_is_refused_unless_the_product_is_the_same(inter
     halved = ["training.per_device_train_batch_size=2"]
     with pytest.raises(UserError, match="training.per_device_train_batch_size was 4, is 2; name another folder"):
         train_run(run_of(path, *halved), run.path, resume=True)
-    with pytest.raises(
-        UserError, match="checkpoint-4: of another run than this: per_device_train_batch_size"
-    ):
+    with pytest.raises(UserError, match="checkpoint-4: of another run than this: per_device_train_batch_size"):
         train_run(run_of(path, *halved), run.path, resume=True, elastic=True)
     train_run(run_of(path, *halved, "training.gradient_accumulation_steps=2"), run.path, resume=True, elastic=True)
     assert run.result()["num_steps"] == 6

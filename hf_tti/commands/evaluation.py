@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_tti.commands.base import positive
-from hf_tti.console import say
+from hf_tti.console import complain, say
 from hf_tti.errors import UserError
 from hf_tti.table import Cell, format_number, format_table, headline_metrics
 
@@ -46,21 +47,37 @@ def evaluate(arguments: argparse.Namespace) -> int:
     if len(arguments.checkpoints) > 1 and arguments.out is not None:
         raise UserError(f"--out {arguments.out}: one folder for {len(arguments.checkpoints)} checkpoints; leave it out")
     places = [find_checkpoint(checkpoint, arguments.revision) for checkpoint in arguments.checkpoints]
+    folders: dict[Path, Checkpoint] = {}
+    for place in places:
+        folder = arguments.out or place.default_out
+        if (other := folders.setdefault(folder.resolve(), place)) is not place:
+            raise UserError(f"{other.given} and {place.given} would both be reported in {folder}; name --out for each")
+        _check_can_hold(folder)
     for place in places:
         _evaluate_one(place, arguments)
     return 0
 
 
+def _check_can_hold(folder: Path) -> None:
+    """Raises a UserError where no report can be saved, before the minutes of making one; writes nothing."""
+    place = folder.absolute()
+    nearest = next(path for path in (place, *place.parents) if path.exists())
+    if not nearest.is_dir():
+        raise UserError(f"{folder}: cannot hold a report: {nearest} is a file")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"{folder}: cannot hold a report: nothing can be written in {nearest}")
+
+
 def _evaluate_one(place: Checkpoint, arguments: argparse.Namespace) -> None:
     from hf_tti.evaluate import evaluate_checkpoint
 
-    nulls = _words(arguments.nulls)
+    nulls = _words("--nulls", arguments.nulls)
     folder = arguments.out or place.default_out
     with tempfile.TemporaryDirectory() as files:
         report = evaluate_checkpoint(
             place,
             data=arguments.data,
-            metrics=_words(arguments.metrics),
+            metrics=_words("--metrics", arguments.metrics),
             max_tokens=arguments.max_tokens,
             batch_size=arguments.batch_size,
             metric_batches=arguments.metric_batches,
@@ -72,6 +89,9 @@ def _evaluate_one(place: Checkpoint, arguments: argparse.Namespace) -> None:
             progress=sys.stderr.isatty(),
         )
         report.save(folder, Path(files))
+    if lacking := [name for name, value in report.metrics.items() if value is None]:
+        names = ", ".join(lacking[:4]) + ", …" * (len(lacking) > 4)
+        complain(f"{report.name}: no finite value for {len(lacking)} of {len(report.metrics)} names: {names}")
     if len(arguments.checkpoints) == 1:
         say(f"{report.name}, {report.metrics['num_tokens']:,} tokens of {report.data.name}\n")
         say(format_table(_with_nulls(report)))
@@ -92,5 +112,10 @@ def _with_nulls(report: Report) -> list[dict[str, Cell]]:
     return rows
 
 
-def _words(text: str | None) -> list[str] | None:
-    return text.split(",") if text else None
+def _words(option: str, text: str | None) -> list[str] | None:
+    if text is None:
+        return None
+    words = [word.strip() for word in text.split(",")]
+    if "" in words:
+        raise UserError(f"{option} {text!r}: a name is empty; names stand between commas, as in a,b")
+    return words

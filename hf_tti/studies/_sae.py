@@ -1,8 +1,8 @@
 """Fresh sparse autoencoders by SAELens: its TopK architecture, its trainer, its folders.
 
-The rows are centred and brought to unit variance a dimension for training, and SAELens folds both back into the
-weights, so that the SAE reads the model's own activations and neither their scale nor their mean matters. Of the
-trainer, the step that SAELens offers to outside loops: its `fit` draws a progress bar.
+The rows are centred and, all by one number, scaled to a mean variance of 1 a dimension for training, and SAELens folds
+both back into the weights, so that the SAE reads the model's own activations and neither their scale nor their mean
+matters. Of the trainer, the step that SAELens offers to outside loops: its `fit` draws a progress bar.
 """
 
 from __future__ import annotations

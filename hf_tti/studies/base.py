@@ -44,6 +44,13 @@ class Study(ABC):
         object.__setattr__(self, "sites", as_sites(self.sites))
         check_limits(self)
 
+    def check(self) -> None:  # noqa: B027 - most studies need nothing
+        """Called before anything is measured.
+
+        Raises:
+            UserError: a library that the study needs is not installed.
+        """
+
     @abstractmethod
     def run(self, subject: Subject, sample: Sample, reference: Subject | None = None) -> dict[str, float | np.ndarray]:
         """Numbers by key (`layer_0`, `mean`; `<name>/layer_0` for others), and arrays for reports.

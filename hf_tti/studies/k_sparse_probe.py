@@ -75,8 +75,11 @@ class KSparseProbe(Study):
         object.__setattr__(self, "ks", tuple(ks))
         super().__post_init__()
 
-    def run(self, subject: Subject, sample: Sample, reference: Subject | None = None) -> dict[str, float | np.ndarray]:
+    def check(self) -> None:
         require_sklearn("k_sparse_probe")
+
+    def run(self, subject: Subject, sample: Sample, reference: Subject | None = None) -> dict[str, float | np.ndarray]:
+        self.check()
         points = subject.hookpoints(self.sites)
         by_layer: dict[str, float] = {}
         of_sample: dict[str, float] = {}

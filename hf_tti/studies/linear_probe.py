@@ -71,8 +71,11 @@ class LinearProbe(Study):
         object.__setattr__(self, "fields", (self.fields,) if isinstance(self.fields, str) else tuple(self.fields))
         super().__post_init__()
 
-    def run(self, subject: Subject, sample: Sample, reference: Subject | None = None) -> dict[str, float | np.ndarray]:
+    def check(self) -> None:
         require_sklearn("linear_probe")
+
+    def run(self, subject: Subject, sample: Sample, reference: Subject | None = None) -> dict[str, float | np.ndarray]:
+        self.check()
         points = subject.hookpoints(self.sites)
         by_layer: dict[str, float] = {}
         of_sample: dict[str, float] = {}

@@ -78,6 +78,9 @@ class SaeQuality(Study):
         if self.k > self.width:
             raise UserError(f"sae_quality.k: {self.k} must be at most the width, {self.width}")
 
+    def check(self) -> None:
+        _sae.check_sae_lens()
+
     def run(self, subject: Subject, sample: Sample, reference: Subject | None = None) -> dict[str, float | np.ndarray]:
         return self.score(subject, sample, self.fit(subject, sample))
 
@@ -95,7 +98,7 @@ class SaeQuality(Study):
         Raises:
             UserError: sae-lens is not installed; fewer tokens in the even documents than latents, or none to score.
         """
-        _sae.check_sae_lens()
+        self.check()
         training = ~torch.from_numpy(sample.for_scoring)
         self._check(sample, int(training.sum()))
         settings = _sae.Training(self.width, self.k, self.training_tokens, self.batch_size, self.learning_rate)

@@ -20,6 +20,13 @@ def test_another_baseline_can_be_named_on_the_spot_or_in_the_recipes():
         compare_runs(runs(), baseline="selectivty")
 
 
+def test_a_declared_baseline_that_is_not_among_the_runs_is_a_note():
+    comparison = compare_runs(runs(("orthogonality", "selectivity"), analysis={"baseline": "control"}))
+    assert comparison.baseline is None
+    assert "analysis.baseline: control is not among these runs" in notes(comparison)
+    assert compare_runs(runs(analysis={"baseline": "control"})).baseline == "baseline"
+
+
 def test_without_a_baseline_there_are_no_differences_and_a_note():
     comparison = compare_runs(runs(("orthogonality", "selectivity")))
     assert comparison.baseline is None

@@ -47,6 +47,14 @@ def test_a_composite_that_cannot_be_had_is_a_note(declared, seeds, words):
     assert any(re.search(words, note) for note in comparison.notes)
 
 
+@pytest.mark.parametrize(("direction", "is_noted"), [("lower", True), ("higher", False)])
+def test_a_direction_against_the_metrics_own_is_noted(direction, is_noted):
+    comparison = compare_runs(runs(analysis={"composite": {"sparsity": {"direction": direction}}}))
+    assert comparison.composite is not None
+    expected = "composite: declares lower sparsity/mean as better, of which the metric says higher"
+    assert (expected in comparison.notes) == is_noted
+
+
 def test_composites_that_differ_are_not_used():
     other = {"composite": {"selectivity": {"direction": "higher"}}}
     comparison = compare_runs([*runs(("baseline",), analysis=DECLARED), *runs(("selectivity",), analysis=other)])

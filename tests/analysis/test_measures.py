@@ -45,6 +45,25 @@ def test_a_missing_value_is_left_out_for_its_method_and_named():
     assert "selectivity-seed43" in note and "sparsity/mean" in note and "selectivity-seed42" not in note
 
 
+def test_a_mean_over_fewer_layers_than_anothers_is_left_out():
+    dead = [run("selectivity", seed, metrics={"sparsity/layer_1": None}) for seed in SEEDS]
+    comparison = compare_runs([*runs(("baseline",)), *dead])
+    baseline, method = comparison.methods
+    assert "sparsity/mean" in baseline.values and "sparsity/mean" not in method.values
+    assert "sparsity/layer_0" in method.differences and "sparsity/mean" not in method.differences
+    assert "sparsity/layer_1: no finite value in selectivity-seed42" in notes(comparison)
+    alone = compare_runs(dead)
+    assert "sparsity/mean" in alone.methods[0].values  # all are over the same layers
+
+
+def test_means_of_models_of_other_depth_stay():
+    deep = run("baseline")
+    metrics = {key: value for key, value in deep.report.metrics.items() if not key.endswith("layer_1")}
+    shallow = run("selectivity")
+    shallow = dataclasses.replace(shallow, report=dataclasses.replace(shallow.report, metrics=metrics))
+    assert "sparsity/mean" in compare_runs([deep, shallow]).methods[1].differences
+
+
 def test_a_metric_that_one_report_lacks_is_named():
     base = [run("baseline", seed) for seed in SEEDS]
     report = base[0].report

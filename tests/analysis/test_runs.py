@@ -46,6 +46,15 @@ def test_a_name_without_seed_stands_for_its_seeds_alone(folder):
     assert [run.name for run in find_runs([folder / "baseline"])] == ["baseline-seed9", "baseline-seed10"]
 
 
+@pytest.mark.parametrize("part", ["checkpoint-150", "final"])
+def test_a_folder_of_a_run_is_a_method_with_the_runs_seed(tmp_path, part):
+    for seed in (9, 10):
+        report = dataclasses.replace(made_report("x", "baseline", seed), name=f"baseline-seed{seed}-{part}")
+        report.save(tmp_path / report.name)
+    assert [run.label for run in find_runs([tmp_path])] == [f"baseline-{part}-seed9", f"baseline-{part}-seed10"]
+    assert {run.method for run in find_runs([tmp_path])} == {f"baseline-{part}"}
+
+
 def test_a_run_named_twice_is_there_once(folder):
     paths = [folder / "selectivity", folder / "selectivity-seed9", folder / "selectivity-seed9" / "report"]
     assert [run.seed for run in find_runs(paths)] == [9, 10]
