@@ -48,7 +48,7 @@ def _nats(text: str) -> float:
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUNS", help=_RUNS_HELP)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the page and its tables")
-    parser.add_argument("--baseline", metavar="NAME", help="method; default: the one without objectives")
+    parser.add_argument("--baseline", metavar="NAME", help="method; default: the longest one without objectives")
     parser.add_argument("--margin", type=_nats, metavar="NATS", help=_MARGIN_HELP)
 
 

@@ -1,8 +1,9 @@
 """A metric against cross-entropy: which methods are on the front, and what the baseline has at equal cross-entropy.
 
 front      methods, the baseline and shorter baselines that no other of them dominates, by means over seeds
-reference  CE: the worst of these plus a tenth of their range; metric: the worst of these and of random
-           initialisation, a tenth of the range beyond. Volumes compare within one comparison alone.
+reference  CE: the worst of methods and baseline plus a tenth of their range, beyond which shorter baselines count for
+           nothing; metric: the worst of all and of random initialisation, a tenth of the range beyond. Volumes
+           compare within one comparison alone.
 equal CE   on the line through the baseline and shorter, fully decayed baselines; where there is none of these,
            through the baseline's own evaluations in training, whose learning rate had not decayed
 """
@@ -196,7 +197,7 @@ def _reference(metric: MetricInfo, points: Sequence[Point]) -> tuple[float, floa
     trained = [point for point in points if point.kind != "null" and point.decayed]
     of_value = trained + [point for point in points if point.kind == "null"]
     return (
-        _beyond_worst([point.loss for point in trained], -1),
+        _beyond_worst([point.loss for point in trained if point.kind != "baseline_curve"], -1),
         _beyond_worst([point.value for point in of_value], sign_of(metric.direction or "higher", what=metric.key)),
     )
 

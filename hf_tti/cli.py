@@ -35,9 +35,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         complain(str(error))
         return error.exit_code
-    except (NotADirectoryError, FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError) as error:
-        complain(f"{error.filename or 'hf-tti'}: {(error.strerror or str(error)).lower()}")
-        return UserError.exit_code
     except KeyboardInterrupt:
         resumes = argv[:1] == ["train"]
         complain("interrupted" + "; the same command with --resume goes on from the last checkpoint" * resumes)
@@ -45,6 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # `| head` has read enough
         return 1
+    except OSError as error:  # no such file, no permission, no space
+        if error.strerror is None:
+            raise
+        complain(f"{error.filename or 'hf-tti'}: {error.strerror.lower()}")
+        return UserError.exit_code
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:

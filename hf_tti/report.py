@@ -28,7 +28,7 @@ from hf_tti.errors import UserError
 from hf_tti.recipe.sections import NULL_ROWS
 from hf_tti.run_folder import write_text
 
-REPORT_FILE, ARRAYS_FILE, REPORT_DIR = "report.json", "arrays.safetensors", "report"
+REPORT_FILE, ARRAYS_FILE, REPORT_DIR, SAE_DIR = "report.json", "arrays.safetensors", "report", "sae"
 __all__ = ["NULL_ROWS", "DataFacts", "LossShards", "ModelFacts", "Report", "find_report", "vocabulary_arrays"]
 
 FORMAT_VERSION = 2
@@ -151,7 +151,7 @@ class Report:
         """Writes the arrays and then the JSON, each whole or not at all. Returns the folder.
 
         Args:
-            files: a folder whose entries are moved into `folder` in place of older ones.
+            files: a folder whose entries are moved into `folder` in place of older ones; an older report's SAEs go.
         """
         folder = Path(folder)
         try:
@@ -165,6 +165,8 @@ class Report:
             save_file(arrays, temporary, metadata={_DIGEST: _sha256(text)})
             with open(temporary, "rb+") as handle:
                 os.fsync(handle.fileno())
+            if files is not None and (folder / REPORT_FILE).is_file():
+                shutil.rmtree(folder / SAE_DIR, ignore_errors=True)
             for entry in sorted(files.iterdir()) if files is not None else ():
                 shutil.rmtree(folder / entry.name, ignore_errors=True)
                 shutil.move(entry, folder / entry.name)

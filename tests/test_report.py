@@ -213,3 +213,5 @@ def test_files_of_studies_move_in_and_take_the_place_of_older_ones(tmp_path):
         assert not list((tmp_path / "files").iterdir())
     assert [path.name for path in (tmp_path / "report" / "sae").iterdir()] == ["new.json"]
     assert Report.load(tmp_path / "report") == a_report()
+    a_report().save(tmp_path / "report", files=tmp_path / "files")
+    assert not (tmp_path / "report" / "sae").exists()

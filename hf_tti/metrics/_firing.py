@@ -35,9 +35,9 @@ def threshold_field() -> float:
 
 
 def firing_counts(forward: ForwardPass, path: str, threshold: float) -> Record:
-    """`num_tokens` and `counts` [3, D] int64: tokens on which a unit is positive, is not zero, has
-    a write not below threshold. Counted once per forward for all metrics that use the same
-    threshold.
+    """`num_tokens`, `num_broken` (of them with an activation that is not finite) and `counts` [3, D] int64: tokens on
+    which a unit is positive, is not zero, has a write not below threshold. Counted once per forward for all metrics
+    that use the same threshold.
     """
     return forward.once(("firing", path, threshold), partial(_count, forward, path, threshold))
 
@@ -45,11 +45,8 @@ def firing_counts(forward: ForwardPass, path: str, threshold: float) -> Record:
 def add_counts(record: Record | None, observation: Record) -> Record:
     """The sum of both, a new record."""
     if record is None:
-        return {"num_tokens": observation["num_tokens"], "counts": observation["counts"].clone()}
-    return {
-        "num_tokens": record["num_tokens"] + observation["num_tokens"],
-        "counts": record["counts"] + observation["counts"],
-    }
+        return {key: value.clone() if isinstance(value, Tensor) else value for key, value in observation.items()}
+    return {key: value + observation[key] for key, value in record.items()}
 
 
 def fired(record: Record, firing: str) -> Tensor:
@@ -71,12 +68,19 @@ def _count(forward: ForwardPass, path: str, threshold: float) -> Record:
     site = forward.sites[path]
     rows, norm = real_rows(forward, site), write_norm(site)
     counts = torch.zeros(3, rows.shape[1], dtype=torch.int64, device=rows.device)
+    num_broken = torch.zeros((), dtype=torch.int64, device=rows.device)
     size = max(_CPU_BLOCK // rows.shape[1], 1) if rows.device.type == "cpu" else 1 << 16
     for block in rows.split(size):
         write = block.abs().mul_(norm)
         cut = write.amax(dim=1, keepdim=True).mul_(threshold).clamp_min_(torch.finfo(write.dtype).tiny)
+        num_broken += (~torch.isfinite(cut)).sum()
         # In place, ones and zeros stay floats: faster than bool, and exact below 2^24 rows.
         counts[2] += write.ge_(cut).sum(dim=0).long()
         counts[1] += write.copy_(block).ne_(0).sum(dim=0).long()
         counts[0] += write.copy_(block).gt_(0).sum(dim=0).long()
-    return {"num_tokens": len(rows), "counts": counts}
+    return {"num_tokens": len(rows), "counts": counts, "num_broken": num_broken}
+
+
+def has_broken_tokens(record: Record) -> bool:
+    """Whether a token had an activation that is not finite: how often units fire cannot be said."""
+    return bool(record["num_broken"])

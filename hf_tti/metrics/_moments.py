@@ -51,6 +51,11 @@ def scatter(record: Record) -> Tensor:
     return record["gram"].sub(torch.outer(total, total) / max(record["num_tokens"], 1))
 
 
+def has_broken_units(record: Record) -> bool:
+    """Whether an activation was not finite, or too large to be squared: nothing can be said of pairs with that unit."""
+    return not bool(torch.isfinite(record["gram"].diagonal()).all())
+
+
 def raw_gram(record: Record) -> Tensor:
     """[D, D] float64: Σ x xᵀ over all tokens."""
     shift, total, n = record["shift"], record["sum"], record["num_tokens"]

@@ -55,6 +55,10 @@ class PerLayerMetric(Metric):
     def summarise(self, record: Record) -> dict[str, float | np.ndarray]:
         """Values by name, "" for the metric's own."""
 
+    def is_broken(self, record: Record) -> bool:
+        """Whether the layer had activations that are not finite, so that its numbers are NaN; its arrays stay."""
+        return False
+
     def init(self) -> dict[str, Record]:
         return {}
 
@@ -77,9 +81,11 @@ class PerLayerMetric(Metric):
         numbers: dict[str, float] = {}
         arrays: dict[str, np.ndarray] = {}
         for key in sorted(state, key=_natural):
+            broken = self.is_broken(state[key])
             for name, value in self.summarise(state[key]).items():
-                chosen = arrays if isinstance(value, np.ndarray) else numbers
-                chosen[f"{name}/{key}" if name else key] = value
+                is_number = not isinstance(value, np.ndarray)
+                chosen = numbers if is_number else arrays
+                chosen[f"{name}/{key}" if name else key] = float("nan") if broken and is_number else value
         return {**(with_mean(numbers) if numbers else self._without_data()), **arrays}
 
     def _without_data(self) -> dict[str, float]:

@@ -69,6 +69,11 @@ def sums_by_type(record: Record) -> Tensor:
     return record["sums"][:, : len(record["types"])]
 
 
+def has_broken_sums(record: Record) -> bool:
+    """Whether a value that is not finite was added."""
+    return not bool(torch.isfinite(record["sums"]).all())
+
+
 def _index_types(forward: ForwardPass, shuffled: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Sorted types [U], each real token's row in them [N], and counts [U], on the CPU."""
     ids, mask = forward.input_ids.cpu(), forward.token_mask.cpu()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hf_tti.activations import ForwardPass
-from hf_tti.metrics._firing import add_counts, firing_counts, threshold_field
+from hf_tti.metrics._firing import add_counts, firing_counts, has_broken_tokens, threshold_field
 from hf_tti.metrics._per_layer import PerLayerMetric, Record, ratio
 
 
@@ -40,6 +40,9 @@ class ActivationSparsity(PerLayerMetric):
 
     def absorb(self, record: Record | None, observation: Record) -> Record:
         return add_counts(record, observation)
+
+    def is_broken(self, record: Record) -> bool:
+        return has_broken_tokens(record)
 
     def summarise(self, record: Record) -> dict[str, float]:
         _, nonzero, written = record["counts"]

@@ -16,7 +16,7 @@ from typing import ClassVar
 import numpy as np
 
 from hf_tti.activations import ForwardPass
-from hf_tti.metrics._moments import add_moments, mean_off_diagonal, moments, normalised, scatter
+from hf_tti.metrics._moments import add_moments, has_broken_units, mean_off_diagonal, moments, normalised, scatter
 from hf_tti.metrics._per_layer import PerLayerMetric, Record
 
 
@@ -47,6 +47,9 @@ class Correlation(PerLayerMetric):
 
     def absorb(self, record: Record | None, observation: Record) -> Record:
         return add_moments(record, observation)
+
+    def is_broken(self, record: Record) -> bool:
+        return has_broken_units(record)
 
     def summarise(self, record: Record) -> dict[str, float | np.ndarray]:
         num_tokens = record["num_tokens"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from hf_tti.activations import ForwardPass
-from hf_tti.metrics._firing import FIRING, add_counts, fired, firing_counts, threshold_field
+from hf_tti.metrics._firing import FIRING, add_counts, fired, firing_counts, has_broken_tokens, threshold_field
 from hf_tti.metrics._per_layer import PerLayerMetric, Record, ratio
 
 
@@ -40,6 +40,9 @@ class L0(PerLayerMetric):
 
     def absorb(self, record: Record | None, observation: Record) -> Record:
         return add_counts(record, observation)
+
+    def is_broken(self, record: Record) -> bool:
+        return has_broken_tokens(record)
 
     def summarise(self, record: Record) -> dict[str, float]:
         return {"": ratio(int(fired(record, self.firing).sum()), record["num_tokens"])}

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hf_tti.activations import ForwardPass
-from hf_tti.metrics._firing import FIRING, add_counts, fired, firing_counts, threshold_field
+from hf_tti.metrics._firing import FIRING, add_counts, fired, firing_counts, has_broken_tokens, threshold_field
 from hf_tti.metrics._per_layer import PerLayerMetric, Record
 
 
@@ -58,6 +58,9 @@ class NeuronDensity(PerLayerMetric):
 
     def absorb(self, record: Record | None, observation: Record) -> Record:
         return add_counts(record, observation)
+
+    def is_broken(self, record: Record) -> bool:
+        return has_broken_tokens(record)
 
     def summarise(self, record: Record) -> dict[str, float | np.ndarray]:
         counts = fired(record, self.firing).cpu().numpy()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from hf_tti.activations import ForwardPass
-from hf_tti.metrics._moments import add_moments, moments, scatter
+from hf_tti.metrics._moments import add_moments, has_broken_units, moments, scatter
 from hf_tti.metrics._per_layer import PerLayerMetric, Record, ratio
 
 
@@ -45,6 +45,9 @@ class ParticipationRatio(PerLayerMetric):
 
     def absorb(self, record: Record | None, observation: Record) -> Record:
         return add_moments(record, observation)
+
+    def is_broken(self, record: Record) -> bool:
+        return has_broken_units(record)
 
     def summarise(self, record: Record) -> dict[str, float]:
         # tr(D S D) and tr((D S D)²) for D = diag(‖W_out‖); S is positive semidefinite, so rounding

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hf_tti.activations import ForwardPass
 from hf_tti.metrics._per_layer import PerLayerMetric, Record
-from hf_tti.metrics._token_types import add_tables, add_tokens, sums_by_type
+from hf_tti.metrics._token_types import add_tables, add_tokens, has_broken_sums, sums_by_type
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,9 @@ class TokenEntropy(PerLayerMetric):
 
     def absorb(self, record: dict[str, Record] | None, observation: dict[str, Record]) -> dict[str, Record]:
         return add_tables(record, observation)
+
+    def is_broken(self, record: dict[str, Record]) -> bool:
+        return has_broken_sums(record["observed"])
 
     def summarise(self, record: dict[str, Record]) -> dict[str, float | np.ndarray]:
         entropy = _entropy(sums_by_type(record["observed"])[0])

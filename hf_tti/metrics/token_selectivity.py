@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hf_tti.activations import ForwardPass
 from hf_tti.metrics._per_layer import PerLayerMetric, Record, write_norm
-from hf_tti.metrics._token_types import add_tables, add_tokens
+from hf_tti.metrics._token_types import add_tables, add_tokens, has_broken_sums
 
 _CONSTANT = 1e-12  # variance of a bounded x that is rounding
 
@@ -67,6 +67,9 @@ class TokenSelectivity(PerLayerMetric):
 
     def absorb(self, record: dict[str, Record] | None, observation: dict[str, Record]) -> dict[str, Record]:
         return add_tables(record, observation)
+
+    def is_broken(self, record: dict[str, Record]) -> bool:
+        return has_broken_sums(record["observed"])
 
     def summarise(self, record: dict[str, Record]) -> dict[str, float | np.ndarray]:
         table = record["observed"]

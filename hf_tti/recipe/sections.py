@@ -97,7 +97,7 @@ class AnalysisSection:
     """How `hf-tti report` judges the runs, declared before they are trained; no part of a run's identity."""
 
     baseline: str | None = field(
-        default=None, metadata=_help("method that others are compared with; default: the one without objectives")
+        default=None, metadata=_help("method to compare with; default: the longest one without objectives")
     )
     margin: float = field(default=0.005, metadata=_help("nats of cross-entropy that count as free", exclusive_min=0))
     composite: dict[str, dict] = field(

@@ -225,3 +225,30 @@ def test_a_setting_out_of_range_is_one_line_for_the_user(name, settings, fragmen
         load_component("metrics", name)(**settings)
     assert fragment in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+# Metrics for which an activation that is not finite is one that never was.
+NOT_ACTIVE = {"top_contexts"}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_layer_with_an_activation_that_is_not_finite_has_no_number(metric, value):
+    """Rather than one that looks sound; padding may hold what it likes."""
+    if component_name(type(metric)) in NOT_ACTIVE:
+        return
+    forward = random_forward(metric)
+    place = tuple(int(i) for i in forward.token_mask.nonzero()[5])
+    pad = tuple(int(i) for i in (~forward.token_mask).nonzero()[0])
+
+    def broken(site, where):
+        activations = site.activations.clone()
+        activations[where][3] = value
+        return replace(site, activations=activations) if site.layer == 0 else site
+
+    got = measured(metric, with_activations(forward, lambda site: broken(site, place)))
+    sound = measured(metric, forward)
+    prefixes = [f"{site}/" for site in metric.sites] if len(metric.sites) > 1 else [""]
+    for prefix in prefixes:
+        assert math.isnan(got[f"{prefix}layer_0"])
+        assert got[f"{prefix}layer_1"] == sound[f"{prefix}layer_1"]
+    assert_same(measured(metric, with_activations(forward, lambda site: broken(site, pad))), sound)
