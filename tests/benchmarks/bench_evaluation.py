@@ -7,12 +7,14 @@ in 6 layers, D 384, V 50,257. Activations are given (the forward is nobody's tim
 low-rank mixture of a token's and its neighbours' vectors, and noise.
 
     row by row   as the published study describes it: every row is offered to a reservoir of 32,768 rows for the cosine
-                 matrix, and to one heap a unit (a row is compared with all heaps at once); dense [V, D] tables
-    all at once  the plain vectorised way: keep every activation, then one dense formula a metric
-    ours         hf_tti.metrics, batch by batch
+                 matrix, and to one heap a unit (a row is compared with all heaps at once), where a context that enters
+                 brings its text; dense [V, D] tables
+    all at once  the plain vectorised way: keep every activation, then one dense formula a metric; texts at the end
+    ours         hf_tti.metrics, batch by batch; at the end the text of each token in a context, as reports have it
 
 One process, one thread, the order rotates with each repeat; CPU time, which other processes disturb less than wall.
-Nobody decodes text. Memory: how far a process of its own rises (VmHWM) from the first batch to the end.
+`--no-texts`: contexts are token ids, nobody decodes.
+Memory: how far a process of its own rises (VmHWM) from the first batch to the end.
 """
 
 from __future__ import annotations
@@ -27,13 +29,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from torch import Tensor
 from torch.nn.functional import pad
+from transformers import PreTrainedTokenizerFast
 
 from hf_tti.activations import ForwardPass, Site
 from hf_tti.components import load_component
@@ -65,7 +71,18 @@ def make_batches(num_tokens: int) -> Iterator[ForwardPass]:
 # ---- Three ways --------------------------------------------------------------------------------
 
 
-def ours(batches: Iterable[ForwardPass]) -> list[Values]:
+@cache
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A word a token, behind the decoder of transformers' fast tokenizers."""
+    words = Tokenizer(WordLevel({f"word{i}": i for i in range(VOCAB)}, unk_token="word0"))
+    return PreTrainedTokenizerFast(tokenizer_object=words)
+
+
+def text_of(ids: list[int]) -> str:
+    return tokenizer().decode([token for token in ids if token >= 0], clean_up_tokenization_spaces=False)
+
+
+def ours(batches: Iterable[ForwardPass], texts: bool = True) -> list[Values]:
     metrics = {name: load_component("metrics", name)(sites=(SITE,)) for name in NAMES}
     states = {name: metric.init() for name, metric in metrics.items()}
     for batch in batches:
@@ -75,6 +92,9 @@ def ours(batches: Iterable[ForwardPass]) -> list[Values]:
         batch.shared.clear()
     values = {name: metric.finalize(states[name]) for name, metric in metrics.items()}
     contexts = values["top_contexts"]
+    if texts:
+        ids = np.unique(np.concatenate([np.unique(v) for name, v in contexts.items() if name.startswith("tokens/")]))
+        tokenizer().batch_decode([[token] for token in ids[ids >= 0].tolist()], clean_up_tokenization_spaces=False)
     return [
         {
             "sparsity": values["activation_sparsity"][f"layer_{layer}"],
@@ -87,7 +107,7 @@ def ours(batches: Iterable[ForwardPass]) -> list[Values]:
     ]
 
 
-def row_by_row(batches: Iterable[ForwardPass]) -> list[Values]:
+def row_by_row(batches: Iterable[ForwardPass], texts: bool = True) -> list[Values]:
     draw = random.Random(0)
     below, seen = [0] * LAYERS, 0
     tables = [torch.zeros(VOCAB, WIDTH) for _ in range(LAYERS)]
@@ -96,14 +116,14 @@ def row_by_row(batches: Iterable[ForwardPass]) -> list[Values]:
     floors = [np.zeros(WIDTH, dtype=np.float32) for _ in range(LAYERS)]
     for batch in batches:
         ids = batch.input_ids.flatten()
-        rows_of_ids, texts = batch.input_ids.tolist(), {}
+        rows_of_ids, shown = batch.input_ids.tolist(), {}
         for layer, site in enumerate(batch.sites.values()):
             rows = site.activations.flatten(0, 1)
             write = rows.abs()
             below[layer] += int((write < THRESHOLD * write.amax(dim=1, keepdim=True)).sum())
             tables[layer].scatter_add_(0, ids.unsqueeze(1).expand_as(rows), write)
             offer_rows(reservoirs[layer], rows, seen, draw)
-            offer_contexts(heaps[layer], floors[layer], rows.numpy(), rows_of_ids, texts)
+            offer_contexts(heaps[layer], floors[layer], rows.numpy(), rows_of_ids, shown, texts)
         seen += len(ids)
     pairs = seen * WIDTH
     return [
@@ -127,15 +147,18 @@ def offer_rows(reservoir: list[Tensor], rows: Tensor, seen: int, draw: random.Ra
             reservoir[place] = row.clone()
 
 
-def offer_contexts(heaps: list[list], floors: np.ndarray, rows: np.ndarray, rows_of_ids: list, texts: dict) -> None:
+def offer_contexts(
+    heaps: list[list], floors: np.ndarray, rows: np.ndarray, rows_of_ids: list, shown: dict, texts: bool
+) -> None:
     for index, row in enumerate(rows):
         for unit in (row > floors).nonzero()[0].tolist():
-            if index not in texts:
+            if index not in shown:
                 line, column = divmod(index, LENGTH)
                 ids, before = rows_of_ids[line], max(WINDOW - column, 0)
-                shown = ids[max(column - WINDOW, 0) : column + WINDOW + 1]
-                texts[index] = ([-1] * before + shown + [-1] * (2 * WINDOW + 1 - before - len(shown)), column)
-            heap, context = heaps[unit], (float(row[unit]), *texts[index])
+                window = ids[max(column - WINDOW, 0) : column + WINDOW + 1]
+                window = [-1] * before + window + [-1] * (2 * WINDOW + 1 - before - len(window))
+                shown[index] = (window, column, text_of(window) if texts else "")
+            heap, context = heaps[unit], (float(row[unit]), *shown[index])
             if len(heap) < K:
                 heapq.heappush(heap, context)
             else:
@@ -150,7 +173,7 @@ def sorted_heaps(heaps: list[list]) -> list[np.ndarray]:
     return [np.array([[c[part] for c in heap] for heap in best], dtype=t) for part, t in enumerate(types)]
 
 
-def all_at_once(batches: Iterable[ForwardPass]) -> list[Values]:
+def all_at_once(batches: Iterable[ForwardPass], texts: bool = True) -> list[Values]:
     kept = list(batches)
     input_ids = torch.cat([batch.input_ids for batch in kept])
     windows = pad(input_ids, (WINDOW, WINDOW), value=-1).unfold(1, 2 * WINDOW + 1, 1).flatten(0, 1)
@@ -161,6 +184,9 @@ def all_at_once(batches: Iterable[ForwardPass]) -> list[Values]:
         written = (write >= THRESHOLD * write.amax(dim=1, keepdim=True)).sum().item()
         table = torch.zeros(VOCAB, WIDTH).scatter_add_(0, input_ids.view(-1, 1).expand_as(rows), write)
         values, index = rows.T.topk(K, dim=1)
+        if texts:
+            for window in windows[index].flatten(0, 1).tolist():
+                text_of(window)
         result.append(
             {
                 "sparsity": 1 - written / rows.numel(),
@@ -183,7 +209,7 @@ def cosine_matrix(rows: Tensor) -> Tensor:
     return unit.T @ unit
 
 
-WAYS: dict[str, Callable[[Iterable[ForwardPass]], list[Values]]] = {
+WAYS: dict[str, Callable[..., list[Values]]] = {
     "row by row": row_by_row,
     "all at once": all_at_once,
     "ours": ours,
@@ -196,7 +222,7 @@ WAYS: dict[str, Callable[[Iterable[ForwardPass]], list[Values]]] = {
 def truth(batches: list[ForwardPass]) -> list[Values]:
     """By brute force in float64, and all tokens sorted for the contexts."""
     result = []
-    for values, path in zip(all_at_once(batches), batches[0].sites, strict=True):
+    for values, path in zip(all_at_once(batches, False), batches[0].sites, strict=True):
         rows = torch.cat([batch.sites[path].activations.flatten(0, 1) for batch in batches])
         order = rows.T.argsort(dim=1, descending=True)[:, : K + 1]
         best = rows.T.gather(1, order)
@@ -220,14 +246,14 @@ def errors(got: list[Values], want: list[Values]) -> Values:
 # ---- Time and memory ---------------------------------------------------------------------------
 
 
-def times(batches: list[ForwardPass], repeats: int) -> dict[str, list[float]]:
+def times(batches: list[ForwardPass], repeats: int, texts: bool) -> dict[str, list[float]]:
     """CPU seconds of every repeat, in an order that rotates."""
     result: dict[str, list[float]] = {name: [] for name in WAYS}
     names = list(WAYS)
     for repeat in range(repeats):
         for name in names[repeat % len(names) :] + names[: repeat % len(names)]:
             start = time.process_time()
-            WAYS[name](batches)
+            WAYS[name](batches, texts)
             result[name].append(time.process_time() - start)
     return result
 
@@ -235,6 +261,7 @@ def times(batches: list[ForwardPass], repeats: int) -> dict[str, list[float]]:
 def rise_in_memory(way: str, num_tokens: int) -> int:
     """MB that this process rises above what it holds after a first batch of activations, one batch held at a time."""
     list(make_batches(BATCH * LENGTH))
+    tokenizer()
     WAYS["ours"](make_batches(BATCH * LENGTH))  # imports, pools of threads
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
     base = status("VmRSS")
@@ -256,6 +283,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=98_304)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--memory-of", choices=list(WAYS), help="print the memory of one way and stop")
+    parser.add_argument("--no-texts", dest="texts", action="store_false", help="contexts are token ids for all")
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.memory_of:
@@ -266,8 +294,8 @@ def main() -> None:
     print(f"{args.tokens} tokens of {num_types} types, {LAYERS} layers, D={WIDTH}, V={VOCAB}, 1 thread")
     want = truth(batches)
     for name, way in WAYS.items():
-        print(f"{name:12}", ", ".join(f"{key} {value:.3g}" for key, value in errors(way(batches), want).items()))
-    seconds = times(batches, args.repeats)
+        print(f"{name:12}", ", ".join(f"{key} {value:.3g}" for key, value in errors(way(batches, False), want).items()))
+    seconds = times(batches, args.repeats, args.texts)
     for name, values in seconds.items():
         ratios = [plain / mine for plain, mine in zip(values, seconds["ours"], strict=True)]
         spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
