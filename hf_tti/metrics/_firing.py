@@ -71,7 +71,9 @@ def _count(forward: ForwardPass, path: str, threshold: float) -> Record:
     num_broken = torch.zeros((), dtype=torch.int64, device=rows.device)
     size = max(_CPU_BLOCK // rows.shape[1], 1) if rows.device.type == "cpu" else 1 << 16
     for block in rows.split(size):
-        write = block.abs().mul_(norm)
+        write = block.abs()
+        if site.out_weight is not None:
+            write.mul_(norm)
         cut = write.amax(dim=1, keepdim=True).mul_(threshold).clamp_min_(torch.finfo(write.dtype).tiny)
         num_broken += (~torch.isfinite(cut)).sum()
         # In place, ones and zeros stay floats: faster than bool, and exact below 2^24 rows.

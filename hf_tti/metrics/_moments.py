@@ -18,7 +18,7 @@ from hf_tti.metrics._per_layer import Record, real_rows, write_norm
 
 _ROWS = 8192  # float32 sums no longer than this
 _SAMPLE = 512  # rows, at most, whose mean is near enough to that of all
-_CPU_UNITS = 128  # of a symmetric product at a time
+_CPU_UNITS = 96  # of a symmetric product at a time
 
 
 def moments(forward: ForwardPass, path: str) -> Record:

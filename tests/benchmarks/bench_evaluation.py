@@ -7,8 +7,9 @@ in 6 layers, D 384, V 50,257. Activations are given (the forward is nobody's tim
 low-rank mixture of a token's and its neighbours' vectors, and noise.
 
     row by row   as the published study describes it: every row is offered to a reservoir of 32,768 rows for the cosine
-                 matrix, and to one heap a unit (a row is compared with all heaps at once), where a context that enters
-                 brings its text; dense [V, D] tables
+                 matrix; each unit has a heap, to which the 20 largest of each batch are offered (one, as published,
+                 would not be exact), and a context that enters brings its text; dense [V, D] tables
+    one filter   the same, a row compared with the smallest of all heaps at once: no longer straightforward
     all at once  the plain vectorised way: keep every activation, then one dense formula a metric; texts at the end
     ours         hf_tti.metrics, batch by batch; at the end the text of each token in a context, as reports have it
 
@@ -29,7 +30,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ def ours(batches: Iterable[ForwardPass], texts: bool = True) -> list[Values]:
     ]
 
 
-def row_by_row(batches: Iterable[ForwardPass], texts: bool = True) -> list[Values]:
+def row_by_row(batches: Iterable[ForwardPass], texts: bool = True, one_filter: bool = False) -> list[Values]:
     draw = random.Random(0)
     below, seen = [0] * LAYERS, 0
     tables = [torch.zeros(VOCAB, WIDTH) for _ in range(LAYERS)]
@@ -123,7 +124,11 @@ def row_by_row(batches: Iterable[ForwardPass], texts: bool = True) -> list[Value
             below[layer] += int((write < THRESHOLD * write.amax(dim=1, keepdim=True)).sum())
             tables[layer].scatter_add_(0, ids.unsqueeze(1).expand_as(rows), write)
             offer_rows(reservoirs[layer], rows, seen, draw)
-            offer_contexts(heaps[layer], floors[layer], rows.numpy(), rows_of_ids, shown, texts)
+            shower = partial(show, shown=shown, rows_of_ids=rows_of_ids, texts=texts)
+            if one_filter:
+                offer_to_all_heaps(heaps[layer], floors[layer], rows.numpy(), shower)
+            else:
+                offer_to_each_heap(heaps[layer], rows, shower)
         seen += len(ids)
     pairs = seen * WIDTH
     return [
@@ -147,24 +152,39 @@ def offer_rows(reservoir: list[Tensor], rows: Tensor, seen: int, draw: random.Ra
             reservoir[place] = row.clone()
 
 
-def offer_contexts(
-    heaps: list[list], floors: np.ndarray, rows: np.ndarray, rows_of_ids: list, shown: dict, texts: bool
-) -> None:
+def offer_to_each_heap(heaps: list[list], rows: Tensor, shower: Callable[[int], tuple]) -> None:
+    values, indices = (found.T.tolist() for found in rows.topk(K, dim=0))
+    for heap, largest, places in zip(heaps, values, indices, strict=True):
+        for value, index in zip(largest, places, strict=True):
+            if len(heap) < K:
+                heapq.heappush(heap, (value, *shower(index)))
+            elif value > heap[0][0]:
+                heapq.heapreplace(heap, (value, *shower(index)))
+            else:
+                break  # the others are smaller
+
+
+def offer_to_all_heaps(heaps: list[list], floors: np.ndarray, rows: np.ndarray, shower: Callable[[int], tuple]) -> None:
     for index, row in enumerate(rows):
         for unit in (row > floors).nonzero()[0].tolist():
-            if index not in shown:
-                line, column = divmod(index, LENGTH)
-                ids, before = rows_of_ids[line], max(WINDOW - column, 0)
-                window = ids[max(column - WINDOW, 0) : column + WINDOW + 1]
-                window = [-1] * before + window + [-1] * (2 * WINDOW + 1 - before - len(window))
-                shown[index] = (window, column, text_of(window) if texts else "")
-            heap, context = heaps[unit], (float(row[unit]), *shown[index])
+            heap, context = heaps[unit], (float(row[unit]), *shower(index))
             if len(heap) < K:
                 heapq.heappush(heap, context)
             else:
                 heapq.heapreplace(heap, context)
             if len(heap) == K:
                 floors[unit] = heap[0][0]
+
+
+def show(index: int, *, shown: dict, rows_of_ids: list, texts: bool) -> tuple[list[int], int, str]:
+    """Window, position and text of a token, made once a batch."""
+    if index not in shown:
+        line, column = divmod(index, LENGTH)
+        ids, before = rows_of_ids[line], max(WINDOW - column, 0)
+        window = ids[max(column - WINDOW, 0) : column + WINDOW + 1]
+        window = [-1] * before + window + [-1] * (2 * WINDOW + 1 - before - len(window))
+        shown[index] = (window, column, text_of(window) if texts else "")
+    return shown[index]
 
 
 def sorted_heaps(heaps: list[list]) -> list[np.ndarray]:
@@ -211,6 +231,7 @@ def cosine_matrix(rows: Tensor) -> Tensor:
 
 WAYS: dict[str, Callable[..., list[Values]]] = {
     "row by row": row_by_row,
+    "one filter": partial(row_by_row, one_filter=True),
     "all at once": all_at_once,
     "ours": ours,
 }
