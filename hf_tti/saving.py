@@ -65,6 +65,12 @@ def set_generator_states(states: Mapping[str, Any]) -> None:
         torch.cuda.random.set_rng_state(states["cuda"])
 
 
+_HELD_TO = (
+    *("max_steps", "num_train_epochs", "warmup_steps", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2"),
+    *("max_grad_norm", "label_smoothing_factor", "bf16", "fp16"),
+)
+
+
 class SavingTrainer(Trainer):
     """Stock Trainer plus staged, verified checkpoints without pickles."""
 
@@ -82,8 +88,8 @@ class SavingTrainer(Trainer):
             "data_seed": args.data_seed,
             "num_train_rows": len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else None,
             "optimizer": str(getattr(args.optim, "value", args.optim)),
-            "learning_rate": args.learning_rate,
-            "max_steps": args.max_steps,
+            "lr_scheduler_type": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
+            **{name: getattr(args, name) for name in _HELD_TO},
         }
 
     # ---- Saving ----

@@ -106,6 +106,11 @@ class InterpTrainer(OwningTrainer):
         self._guard = FiniteGuard(args.process_index, args.world_size, args.device)
         self._num_active: Tensor | None = None
 
+    def run_facts(self):
+        """What a checkpoint and the run that resumes it must agree on; the objectives with all their settings."""
+        described = [re.sub(r" at 0x[0-9a-f]+", "", repr(weighted)) for weighted in self.objectives]
+        return {**super().run_facts(), "objectives": described}
+
     # ---- Setting up ----
 
     def _refuse_wrong_parallelism(self) -> None:

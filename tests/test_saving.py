@@ -14,6 +14,7 @@ from hf_tti import InterpTrainer
 from hf_tti.checkpoints import NoValidCheckpoint, checkpoints_of, problems_of, read_manifest
 from hf_tti.data import CausalLMCollator
 from hf_tti.errors import UserError
+from hf_tti.objectives import Orthogonality
 from hf_tti.saving import agreed, differences, rng_file
 from hf_tti.state_files import load_state
 from tiny import arguments, rows, tiny_model, training_logs
@@ -151,6 +152,8 @@ def test_a_checkpoint_of_another_trainer_is_refused(tmp_path):
         ({"seed": 2}, "seed was 1, is 2; data_seed was 1, is 2"),
         ({"learning_rate": 0.5}, "learning_rate was 0.01, is 0.5"),
         ({"max_steps": 5}, "max_steps was 4, is 5"),
+        ({"lr_scheduler_type": "constant"}, "lr_scheduler_type was linear, is constant"),
+        ({"weight_decay": 0.5}, "weight_decay was 0.0, is 0.5"),
         ({"optim": "sgd"}, "optimizer was adamw_torch.*, is sgd"),
         ({"data": rows(31)}, "num_train_rows was 32, is 31"),
         ({"elastic_resume": True, "gradient_accumulation_steps": 2}, "gradient_accumulation_steps was 1, is 2"),
@@ -261,3 +264,15 @@ def test_a_damaged_best_is_said_and_not_loaded(tmp_path, monkeypatch):
     monkeypatch.setattr(InterpTrainer, "_load_best_model", lambda self: (best.write_bytes(b"damaged"), load(self)))
     with pytest.raises(UserError, match="checkpoint-1/model.safetensors: 7 bytes"):
         trainer.train()
+
+
+def test_another_weight_of_an_objective_is_another_run(tmp_path):
+    def train(weight, **how):
+        model, args = tiny_model(), arguments(tmp_path, save_strategy="steps", save_steps=2)
+        objectives = [Orthogonality(sites=("mlp.out",)).weighted(weight)]
+        InterpTrainer(model, args, objectives=objectives, metrics={}, train_dataset=rows()).train(**how)
+
+    train(0.1)
+    with pytest.raises(UserError, match="objectives was .*weight=0.1.*, is .*weight=0.2"):
+        train(0.2, resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    train(0.1, resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
