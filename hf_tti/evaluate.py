@@ -83,11 +83,7 @@ def evaluate_checkpoint(
     recipe = place.recipe
     measures = _measures(metrics, recipe)
     wishes = _wishes(recipe, labels=labels, sample_tokens=sample_tokens, nulls=nulls)
-    tokenizer, model = load_tokenizer(place), load_model(place)
-    check_vocabulary(place, model, tokenizer)
-    for study in measures.studies.values():
-        study.check()
-        resolve_sites(model, study.sites)
+    tokenizer, model = _load(place, measures)
     compared = None if reference is None else _reference(reference, tokenizer)
     config = _data_config(data, recipe, model, max_tokens)
     prepared = prepare_validation(config, tokenizer, cache_dir=cache_dir, progress=progress)
@@ -129,16 +125,7 @@ def evaluate_checkpoint(
         nulls=found.nulls,
         metric_settings=measures.settings(),
         metric_facts=measures.facts(),
-        evaluation={
-            "batch_size": stream.batch_size,
-            "metric_batches": metric_batches,
-            "excluded_token_ids": list(stream.excluded_token_ids),
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "device": model.device.type,
-            "nulls": list(wishes.nulls),
-            "sample": None if sample is None else _sample_facts(sample),
-            "reference": None if reference is None else str(reference),
-        },
+        evaluation=_evaluation_facts(stream, model, wishes, sample, reference),
         versions=versions(),
         git_commit=git_commit(),
         arrays=found.arrays,
@@ -184,6 +171,25 @@ def _data_facts(config: DataConfig, prepared: PreparedValidation, tokenizer: Pre
     )
 
 
+def _evaluation_facts(
+    stream: Stream,
+    model: PreTrainedModel,
+    wishes: EvaluationSection,
+    sample: Sample | None,
+    reference: str | Path | None,
+) -> dict[str, Any]:
+    return {
+        "batch_size": stream.batch_size,
+        "metric_batches": stream.metric_batches,
+        "excluded_token_ids": list(stream.excluded_token_ids),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": model.device.type,
+        "nulls": list(wishes.nulls),
+        "sample": None if sample is None else _sample_facts(sample),
+        "reference": None if reference is None else str(reference),
+    }
+
+
 def _sample_facts(sample: Sample) -> dict[str, Any]:
     return {
         "labels": sample.source,
@@ -227,6 +233,16 @@ def _wishes(recipe: Recipe | None, **given: Any) -> EvaluationSection:
         if row not in NULL_ROWS:
             raise UserError(f"--nulls {row}: unknown{did_you_mean(row, NULL_ROWS)}; choices: {', '.join(NULL_ROWS)}")
     return wishes
+
+
+def _load(place: Checkpoint, measures: Measures) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Tokenizer and model, once it is known that they fit each other and what is to be measured."""
+    tokenizer, model = load_tokenizer(place), load_model(place)
+    check_vocabulary(place, model, tokenizer)
+    for study in measures.studies.values():
+        study.check()
+        resolve_sites(model, study.sites)
+    return tokenizer, model
 
 
 def _reference(reference: str | Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

@@ -73,11 +73,17 @@ def umap_layout(cosine: np.ndarray) -> Layout:
 def geometry_pictures(comparison: Comparison) -> list[Picture]:
     """PCA and, where umap-learn is installed, UMAP of one run a method; none without cosine matrices."""
     pictures = [_picture(comparison, pca_layout, "PCA")]
-    try:
+    if _has_umap():
         pictures.append(_picture(comparison, umap_layout, "UMAP"))
-    except ImportError:
-        pass
     return [picture for picture in pictures if picture is not None]
+
+
+def _has_umap() -> bool:
+    try:
+        import umap  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 class _Panel(NamedTuple):

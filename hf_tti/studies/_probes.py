@@ -8,13 +8,19 @@ tokens, W [D, C] and losses in nats a fit minimises  (1/n) Σ_t −log softmax(x
 from __future__ import annotations
 
 import warnings
+from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
+from hf_tti.components import component_name
 from hf_tti.errors import UserError
+from hf_tti.metrics.base import with_mean
+from hf_tti.studies.base import Study
 from hf_tti.studies.sample import NO_LABEL, Sample
+from hf_tti.studies.subject import Subject
 
 _MAX_ITERATIONS = 300
 _TOLERANCE = 3e-3  # of the largest entry of the gradient; 1e-4 moves no accuracy by 0.003 and takes four times as long
@@ -43,6 +49,65 @@ class ProbeTask:
     def names_array(self) -> np.ndarray:
         """[bytes] uint8: the names as UTF-8, one a line. `bytes(array).decode().split("\\n")` reads them again."""
         return np.frombuffer("\n".join(self.names).encode("utf-8", errors="replace"), dtype=np.uint8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeStudy(Study):
+    """Probes of label fields at every hookpoint; what is fitted is a subclass's affair.
+
+    Args:
+        sites: see `Study`.
+        fields: of the sample's labels, each with probes of its own.
+        min_class_tokens: a class with fewer in either half is left out.
+        max_tokens: at most this many tokens of each half and the rest of the document that reaches them.
+    """
+
+    greater_is_better: ClassVar[bool | None] = True
+
+    fields: tuple[str, ...] = field(default=("pos",), metadata={"help": "Fields of the sample's labels."})
+    min_class_tokens: int = field(
+        default=20, metadata={"min": 1, "help": "A class with fewer tokens in either half is left out."}
+    )
+    max_tokens: int = field(
+        default=8192,
+        metadata={"min": 1, "help": "Tokens of each half: its first documents up to the one that reaches this number."},
+    )
+
+    def __post_init__(self):
+        object.__setattr__(self, "fields", (self.fields,) if isinstance(self.fields, str) else tuple(self.fields))
+        super().__post_init__()
+
+    def check(self) -> None:
+        require_sklearn(component_name(type(self)))
+
+    def run(self, subject: Subject, sample: Sample, reference: Subject | None = None) -> dict[str, float | np.ndarray]:
+        self.check()
+        points = subject.hookpoints(self.sites)
+        by_layer: dict[str, float] = {}
+        of_sample: dict[str, float] = {}
+        arrays: dict[str, np.ndarray] = {}
+        for name, prefix in field_prefixes(self.fields).items():
+            task = probe_task(sample, name, min_class_tokens=self.min_class_tokens, max_tokens=self.max_tokens)
+            if task is None:
+                of_sample |= no_values(prefix, self.sites)
+                continue
+            of_sample |= {f"{what}/{prefix}mean": value for what, value in self.facts(sample, task).items()}
+            for key, point in zip(self.layer_keys(points), points, strict=True):
+                numbers, found = self.probe(subject.activations(sample, point).numpy(), sample, task)
+                by_layer |= {f"{what}{prefix}{key}": value for what, value in numbers.items()}
+                arrays |= {f"{what}/{prefix}{key}": array for what, array in found.items()}
+            arrays[f"class_names/{prefix}".rstrip("/")] = task.names_array
+        return {**with_mean(by_layer), **of_sample, **arrays}
+
+    def facts(self, sample: Sample, task: ProbeTask) -> dict[str, float]:
+        """Numbers of the task alone, by name."""
+        return {"num_classes": float(len(task.names)), "num_classes_left_out": float(task.num_left_out)}
+
+    @abstractmethod
+    def probe(
+        self, activations: np.ndarray, sample: Sample, task: ProbeTask
+    ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        """Numbers by name (`""`, or one that ends in a slash) and arrays by name, for activations [N, D]."""
 
 
 def probe_task(sample: Sample, name: str, *, min_class_tokens: int, max_tokens: int) -> ProbeTask | None:

@@ -16,23 +16,12 @@ from typing import ClassVar
 import numpy as np
 
 from hf_tti.errors import UserError
-from hf_tti.metrics.base import with_mean
-from hf_tti.studies._probes import (
-    ProbeTask,
-    field_prefixes,
-    logistic_predictions,
-    no_values,
-    probe_task,
-    require_sklearn,
-    standardised,
-)
-from hf_tti.studies.base import Study
+from hf_tti.studies._probes import ProbeStudy, ProbeTask, logistic_predictions, standardised
 from hf_tti.studies.sample import Sample
-from hf_tti.studies.subject import Subject
 
 
 @dataclass(frozen=True, kw_only=True)
-class KSparseProbe(Study):
+class KSparseProbe(ProbeStudy):
     """Mean balanced accuracy over classes with the smallest k (`layer_<i>`, `mean`) and with the others
     (`k_5/layer_<i>`); the mean F1 of the classes (`f1/`, `k_5/f1/`). Of the sample alone: `num_classes/mean`,
     `num_classes_left_out/mean`. Arrays: `units/` [C, max k] int32, by falling difference of means;
@@ -51,56 +40,30 @@ class KSparseProbe(Study):
         max_tokens: at most this many tokens of each half and the rest of the document that reaches them.
     """
 
-    greater_is_better: ClassVar[bool | None] = True
     null_rows: ClassVar[tuple[str, ...]] = ("random_init", "rotated", "shuffled_labels")
 
-    fields: tuple[str, ...] = field(default=("pos",), metadata={"help": "Fields of the sample's labels."})
     ks: tuple[int, ...] = field(default=(1, 2, 5), metadata={"help": "How many units a probe reads."})
     l2: float = field(
         default=0.001, metadata={"exclusive_min": 0.0, "help": "Weight of ½‖w‖² beside the mean loss in nats a token."}
     )
-    min_class_tokens: int = field(
-        default=20, metadata={"min": 1, "help": "A class with fewer tokens in either half is left out."}
-    )
-    max_tokens: int = field(
-        default=8192,
-        metadata={"min": 1, "help": "Tokens of each half: its first documents up to the one that reaches this number."},
-    )
 
     def __post_init__(self):
-        object.__setattr__(self, "fields", (self.fields,) if isinstance(self.fields, str) else tuple(self.fields))
         ks = sorted({self.ks} if isinstance(self.ks, int) else set(self.ks))
         if not ks or ks[0] < 1:
             raise UserError(f"k_sparse_probe.ks: {self.ks!r}; one or more whole numbers from 1, such as [1, 2, 5]")
         object.__setattr__(self, "ks", tuple(ks))
         super().__post_init__()
 
-    def check(self) -> None:
-        require_sklearn("k_sparse_probe")
-
-    def run(self, subject: Subject, sample: Sample, reference: Subject | None = None) -> dict[str, float | np.ndarray]:
-        self.check()
-        points = subject.hookpoints(self.sites)
-        by_layer: dict[str, float] = {}
-        of_sample: dict[str, float] = {}
-        arrays: dict[str, np.ndarray] = {}
-        for name, prefix in field_prefixes(self.fields).items():
-            task = probe_task(sample, name, min_class_tokens=self.min_class_tokens, max_tokens=self.max_tokens)
-            if task is None:
-                of_sample |= no_values(prefix, self.sites)
-                continue
-            of_sample[f"num_classes/{prefix}mean"] = float(len(task.names))
-            of_sample[f"num_classes_left_out/{prefix}mean"] = float(task.num_left_out)
-            for key, point in zip(self.layer_keys(points), points, strict=True):
-                units, accuracy, f1 = self._probe(subject.activations(sample, point).numpy(), task)
-                for column, k in enumerate(self.ks):
-                    which = f"k_{k}/" if column else ""
-                    by_layer[f"{which}{prefix}{key}"] = float(accuracy[:, column].mean())
-                    by_layer[f"{which}f1/{prefix}{key}"] = float(f1[:, column].mean())
-                found = {"units": units, "balanced_accuracy": accuracy, "class_f1": f1}
-                arrays |= {f"{what}/{prefix}{key}": array for what, array in found.items()}
-            arrays[f"class_names/{prefix}".rstrip("/")] = task.names_array
-        return {**with_mean(by_layer), **of_sample, **arrays}
+    def probe(
+        self, activations: np.ndarray, sample: Sample, task: ProbeTask
+    ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+        units, accuracy, f1 = self._probe(activations, task)
+        numbers = {}
+        for column, k in enumerate(self.ks):
+            which = f"k_{k}/" if column else ""
+            numbers[which] = float(accuracy[:, column].mean())
+            numbers[f"{which}f1/"] = float(f1[:, column].mean())
+        return numbers, {"units": units, "balanced_accuracy": accuracy, "class_f1": f1}
 
     def _probe(self, activations: np.ndarray, task: ProbeTask) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """`units` [C, max k], balanced accuracy and F1 [C, number of k] at one hookpoint."""

@@ -15,23 +15,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from hf_tti.metrics.base import with_mean
-from hf_tti.studies._probes import (
-    ProbeTask,
-    field_prefixes,
-    logistic_predictions,
-    no_values,
-    probe_task,
-    require_sklearn,
-    standardised,
-)
-from hf_tti.studies.base import Study
+from hf_tti.studies._probes import ProbeStudy, ProbeTask, logistic_predictions, standardised
 from hf_tti.studies.sample import Sample
-from hf_tti.studies.subject import Subject
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearProbe(Study):
+class LinearProbe(ProbeStudy):
     """Accuracy (`layer_<i>`, `mean`), and under their names: `balanced_accuracy`, the mean recall of the classes;
     `macro_f1`; `control`, the accuracy on the control task; `selectivity`; `converged`, the share of the two fits that
     did. Of the sample alone, `<name>/mean`: `majority`, `token_identity`, `num_classes`, `num_classes_left_out`,
@@ -51,61 +40,35 @@ class LinearProbe(Study):
         seed: of the control task; the same types have the same class for every model.
     """
 
-    greater_is_better: ClassVar[bool | None] = True
     null_rows: ClassVar[tuple[str, ...]] = ("random_init", "shuffled_labels")
 
-    fields: tuple[str, ...] = field(default=("pos",), metadata={"help": "Fields of the sample's labels."})
     l2: float = field(
         default=0.01, metadata={"exclusive_min": 0.0, "help": "Weight of ½‖W‖² beside the mean loss in nats a token."}
     )
-    min_class_tokens: int = field(
-        default=20, metadata={"min": 1, "help": "A class with fewer tokens in either half is left out."}
-    )
-    max_tokens: int = field(
-        default=8192,
-        metadata={"min": 1, "help": "Tokens of each half: its first documents up to the one that reaches this number."},
-    )
     seed: int = field(default=0, metadata={"min": 0, "help": "Of the control task's random classes."})
 
-    def __post_init__(self):
-        object.__setattr__(self, "fields", (self.fields,) if isinstance(self.fields, str) else tuple(self.fields))
-        super().__post_init__()
+    def facts(self, sample: Sample, task: ProbeTask) -> dict[str, float]:
+        majority = np.bincount(task.fit_classes).argmax()
+        return {
+            "majority": float(np.mean(task.score_classes == majority)),
+            "token_identity": float(np.mean(token_identity_predictions(sample, task) == task.score_classes)),
+            **super().facts(sample, task),
+            "num_scored_tokens": float(len(task.score)),
+        }
 
-    def check(self) -> None:
-        require_sklearn("linear_probe")
-
-    def run(self, subject: Subject, sample: Sample, reference: Subject | None = None) -> dict[str, float | np.ndarray]:
-        self.check()
-        points = subject.hookpoints(self.sites)
-        by_layer: dict[str, float] = {}
-        of_sample: dict[str, float] = {}
-        arrays: dict[str, np.ndarray] = {}
-        for name, prefix in field_prefixes(self.fields).items():
-            task = probe_task(sample, name, min_class_tokens=self.min_class_tokens, max_tokens=self.max_tokens)
-            if task is None:
-                of_sample |= no_values(prefix, self.sites)
-                continue
-            of_sample |= {f"{key}/{prefix}mean": value for key, value in _facts(sample, task).items()}
-            control = _control_task(sample, task, self.seed)
-            for key, point in zip(self.layer_keys(points), points, strict=True):
-                numbers, confusion = self._probe(subject.activations(sample, point).numpy(), task, control)
-                by_layer |= {f"{what}{prefix}{key}": value for what, value in numbers.items()}
-                arrays[f"confusion/{prefix}{key}"] = confusion
-            arrays[f"class_names/{prefix}".rstrip("/")] = task.names_array
-        return {**with_mean(by_layer), **of_sample, **arrays}
-
-    def _probe(
-        self, activations: np.ndarray, task: ProbeTask, control: tuple[np.ndarray, np.ndarray]
-    ) -> tuple[dict[str, float], np.ndarray]:
-        """Numbers by name and the confusion matrix at one hookpoint."""
+    def probe(
+        self, activations: np.ndarray, sample: Sample, task: ProbeTask
+    ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score
 
         names = ("", "balanced_accuracy/", "macro_f1/", "control/", "selectivity/", "converged/")
         classes = range(len(task.names))
         rows = standardised(activations, task)
         if rows is None:
-            return dict.fromkeys(names, float("nan")), np.zeros((len(classes), len(classes)), dtype=np.int64)
+            nothing = np.zeros((len(classes), len(classes)), dtype=np.int64)
+            return dict.fromkeys(names, float("nan")), {"confusion": nothing}
         fit, score = rows
+        control = _control_task(sample, task, self.seed)
         predicted, converged = logistic_predictions(fit, task.fit_classes, score, l2=self.l2)
         control_predicted, control_converged = logistic_predictions(fit, control[0], score, l2=self.l2)
         accuracy = np.mean(predicted == task.score_classes)
@@ -119,7 +82,7 @@ class LinearProbe(Study):
             (converged + control_converged) / 2,
         )
         confusion = confusion_matrix(task.score_classes, predicted, labels=classes)
-        return {name: float(value) for name, value in zip(names, values, strict=True)}, confusion
+        return {name: float(value) for name, value in zip(names, values, strict=True)}, {"confusion": confusion}
 
 
 def token_identity_predictions(sample: Sample, task: ProbeTask) -> np.ndarray:
@@ -133,17 +96,6 @@ def token_identity_predictions(sample: Sample, task: ProbeTask) -> np.ndarray:
     tokens = sample.token_ids[task.score]
     place = np.searchsorted(types, tokens).clip(max=len(types) - 1)
     return counts.argmax(axis=1)[np.where(types[place] == tokens, place, len(types))]
-
-
-def _facts(sample: Sample, task: ProbeTask) -> dict[str, float]:
-    majority = np.bincount(task.fit_classes).argmax()
-    return {
-        "majority": float(np.mean(task.score_classes == majority)),
-        "token_identity": float(np.mean(token_identity_predictions(sample, task) == task.score_classes)),
-        "num_classes": float(len(task.names)),
-        "num_classes_left_out": float(task.num_left_out),
-        "num_scored_tokens": float(len(task.score)),
-    }
 
 
 def _control_task(sample: Sample, task: ProbeTask, seed: int) -> tuple[np.ndarray, np.ndarray]:
