@@ -200,7 +200,7 @@ def write_neuron_page(run: Run, path: Path) -> None:
 
 def page_name(run: Run) -> str:
     """The file name of a run's page: its label without what file systems and addresses trip over."""
-    return re.sub(r"[^\w.+=-]+", "_", run.label).lstrip(".") + ".html"
+    return re.sub(r"[^\w.+=-]+", "_", run.label).lstrip(".")[:60] + ".html"  # a file system takes 255 bytes
 
 
 def _content(layers: Any, *, pages: Mapping[str, str], sampled: bool) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def _content(path: Path, schema: str, what: str) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from error
-    except ValueError as error:  # bad UTF-8 and bad JSON both are
+    except (ValueError, RecursionError) as error:  # bad UTF-8 and bad JSON both are
         raise UserError(f"{path}: not {what}: not JSON") from error
     if not isinstance(content, dict) or content.get("schema") != schema:
         raise UserError(f"{path}: not {what} (schema {schema})")

@@ -105,7 +105,7 @@ def text(value: object, length: int = 32) -> str:
 
 def slug(value: str) -> str:
     """`value` in a-z, 0-9 and `-`, for ids and file names. Two values can have the same."""
-    return re.sub(r"[^a-z0-9]+", "-", value.lower()).strip("-") or "x"
+    return re.sub(r"[^a-z0-9]+", "-", value.lower())[:80].strip("-") or "x"
 
 
 def save_picture(picture: Picture, folder: Path) -> str:

@@ -17,6 +17,7 @@ import hf_tti
 from hf_tti.commands import COMMANDS, INTERRUPTED, Command
 from hf_tti.console import complain
 from hf_tti.errors import UserError
+from hf_tti.redaction import TOKENS_ELSEWHERE, secret_in
 
 ENTRY_POINTS = "hf_tti.commands"
 
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # package.module:Class in a recipe, as with python -m
     try:
+        _check_for_secrets(argv)
         arguments = _parser(argv).parse_args(argv)
         arguments.command_line = shlex.join(["hf-tti", *argv])
         return arguments.run(arguments)
@@ -45,8 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # no such file, no permission, no space
         if error.strerror is None:
             raise
-        complain(f"{error.filename or 'hf-tti'}: {error.strerror.lower()}")
+        complain(str(UserError(f"{error.filename or 'hf-tti'}: {error.strerror.lower()}")))
         return UserError.exit_code
+
+
+def _check_for_secrets(argv: Sequence[str]) -> None:
+    """Before anything repeats or records the arguments."""
+    for number, argument in enumerate(argv, start=1):
+        if what := secret_in(argument):
+            raise UserError(f"argument {number}: holds {what}; {TOKENS_ELSEWHERE}")
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:

@@ -3,14 +3,20 @@
 import difflib
 from collections.abc import Iterable
 
+from hf_tti.redaction import masked, printable
+
 
 class UserError(ValueError):
     """Something the user can put right. The message is one line that names the value, the place and the choices.
 
-    The command line prints it to standard error and exits with `exit_code` (2 for bad input).
+    The command line prints it to standard error and exits with `exit_code` (2 for bad input). Line ends and control
+    characters in what it quotes are written as escapes, secrets not at all.
     """
 
     exit_code = 2
+
+    def __init__(self, message: str = ""):
+        super().__init__(printable(masked(message)))
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:

@@ -30,6 +30,7 @@ from hf_tti.components import load_component
 from hf_tti.errors import UserError, did_you_mean
 from hf_tti.metrics.base import Metric
 from hf_tti.objectives.base import WeightedObjective
+from hf_tti.own_files import check_model
 from hf_tti.recipe import Recipe
 from hf_tti.studies.base import Study
 from hf_tti.trainer import default_metrics
@@ -111,6 +112,7 @@ def build_config(recipe: Recipe, tokenizer: PreTrainedTokenizerBase | None, voca
     section = recipe.model
     if section.get("pretrained"):
         with blamed_on("model.pretrained"):
+            check_model(section["pretrained"], section.get("revision"))
             return AutoConfig.from_pretrained(
                 section["pretrained"], revision=section.get("revision"), trust_remote_code=False
             )

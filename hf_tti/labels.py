@@ -21,6 +21,7 @@ from hf_tti.components import load_component
 from hf_tti.data import DataConfig
 from hf_tti.data.synthetic_stories import LABELS, generate_stories
 from hf_tti.errors import UserError, did_you_mean
+from hf_tti.redaction import masked_forms
 from hf_tti.studies.sample import Labels, Sample
 
 SPACY_MODEL = "en_core_web_sm"
@@ -188,12 +189,15 @@ def _read_line(line: str, where: str) -> tuple[list[str], dict[str, list[str | N
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: not JSON: {error.msg} at column {error.colno}") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, too deep
+        raise UserError(f"{where}: not JSON: {error}") from error
     if not isinstance(row, dict) or not isinstance(row.get(WORDS), list):
         raise UserError(f'{where}: an object such as {{"words": ["The", "cat"], "pos": ["DET", "NOUN"]}} is wanted')
     words = row.pop(WORDS)
     for place, word in enumerate(words):
         if not isinstance(word, str) or not word.strip():
             raise UserError(f"{where}: words[{place}] is {word!r}, not a word")
+    words = [masked_forms(word) for word in words]
     labels = {name: values for name, values in row.items() if isinstance(values, list)}  # others speak of the document
     if not labels:
         raise UserError(f"{where}: no list of labels beside {WORDS!r}; keys there: {', '.join(row) or 'none'}")

@@ -15,15 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from huggingface_hub import hf_hub_download
 from huggingface_hub.utils import logging as hub_logging
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from hf_tti.errors import UserError, did_you_mean
+from hf_tti.own_files import check_links, check_model, check_run_links
+from hf_tti.published import NotOnHub, open_repo, published_recipe
 from hf_tti.recipe import Recipe, load_recipe
 from hf_tti.report import REPORT_DIR
-from hf_tti.run_folder import RECIPE_FILE, RunFolder
+from hf_tti.run_folder import RECIPE_FILE, RESULT_FILE, RUN_FILE, RunFolder
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Checkpoint:
         commit: of the Hub; None for folders.
         run: the folder of the run that it came from, None where there is none.
         recipe: the resolved recipe of that run.
+        data_problem: why the recipe's data cannot be had here; "" where they can.
     """
 
     given: str
@@ -46,6 +48,7 @@ class Checkpoint:
     step: int | None = None
     run: Path | None = None
     recipe: Recipe | None = None
+    data_problem: str = ""
 
     @property
     def default_out(self) -> Path:
@@ -79,24 +82,29 @@ def find_checkpoint(given: str | Path, revision: str | None = None) -> Checkpoin
 
 
 def _of_run(path: Path) -> Checkpoint:
+    check_run_links(path)
     folder = RunFolder(path)
     if folder.result() is None or not (folder.final / "config.json").is_file():
         newest = folder.newest_checkpoint()
         hint = f"finish it with --resume, or name {newest}" if newest else "train it first"
         raise UserError(f"{path}: holds an unfinished run; {hint}")
     name = (folder.record() or {}).get("name") or path.resolve().name
-    return Checkpoint(
-        str(path), str(folder.final), name, step=folder.result()["num_steps"], run=path, recipe=_recipe_of(path)
-    )
+    return Checkpoint(str(path), str(folder.final), name, step=_num_steps(folder), run=path, recipe=_recipe_of(path))
 
 
 def _below_run(path: Path, run: Path) -> Checkpoint:
+    check_links(run, [run / RECIPE_FILE, run / RUN_FILE, run / RESULT_FILE])
     folder = RunFolder(run)
     name = (folder.record() or {}).get("name") or run.name
     step = _step_of_folder(path)
     if path.resolve() == folder.final and folder.result() is not None:
-        step = folder.result()["num_steps"]
+        step = _num_steps(folder)
     return Checkpoint(str(path), str(path), f"{name}-{path.resolve().name}", step=step, run=run, recipe=_recipe_of(run))
+
+
+def _num_steps(folder: RunFolder) -> int | None:
+    steps = folder.result().get("num_steps")
+    return steps if isinstance(steps, int) else None
 
 
 def _recipe_of(run: Path) -> Recipe:
@@ -109,7 +117,7 @@ def _step_of_folder(path: Path) -> int | None:
         return None
     try:
         return int(json.loads(state.read_text(encoding="utf-8"))["global_step"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"{state}: not a state of transformers' Trainer") from error
 
 
@@ -119,16 +127,26 @@ def _on_hub(given: str, revision: str | None) -> Checkpoint:
     no_folder = f"{given}: no such folder{did_you_mean(Path(given).name, nearby)}"
     if given.startswith((".", "/", "~")) or given.count("/") > 1:
         raise UserError(no_folder)
-    with _quiet(), _blamed_on(f"{no_folder}, and not on the Hub either"):
-        config = hf_hub_download(given, "config.json", revision=revision)
+    with _quiet():
+        try:
+            repo = open_repo(given, revision, first="config.json")
+        except NotOnHub as error:
+            raise UserError(
+                f"{no_folder}, and not on the Hub either: {str(error).removeprefix(given + ': ')}"
+            ) from error
+        if repo.fetch("config.json") is None:
+            raise UserError(f"{repo.address}: holds no model of transformers (config.json)")
+        recipe, data_problem = published_recipe(repo)
     step = re.fullmatch(r"step(\d+)", revision or "")
     return Checkpoint(
         given,
         given,
         re.sub(r"[^A-Za-z0-9._-]+", "-", f"{given}-{revision}" if revision else given),
         revision=revision,
-        commit=Path(config).parent.name,  # <cache>/models--<owner>--<name>/snapshots/<commit>/config.json
+        commit=repo.commit,
         step=int(step[1]) if step else None,
+        recipe=recipe,
+        data_problem=data_problem,
     )
 
 
@@ -142,6 +160,7 @@ def load_model(place: Checkpoint) -> PreTrainedModel:
         UserError: weights that are truncated, missing or of other shapes.
     """
     with _quiet(), _blamed_on(f"{place.given}: cannot load the model"):
+        check_model(place.source, place.commit)
         model, info = AutoModelForCausalLM.from_pretrained(
             place.source,
             revision=place.commit,
@@ -166,6 +185,7 @@ def load_tokenizer(place: Checkpoint) -> PreTrainedTokenizerBase:
         UserError: there is none, or it has no end-of-text token.
     """
     with _quiet(), _blamed_on(f"{place.given}: cannot load the tokenizer"):
+        check_model(place.source, place.commit)
         tokenizer = AutoTokenizer.from_pretrained(place.source, revision=place.commit, trust_remote_code=False)
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what transformers makes of a folder without one
         raise UserError(f"{place.given}: holds no tokenizer; save the model's own beside it")
@@ -212,6 +232,8 @@ def _blamed_on(place: str) -> Iterator[None]:
     """Whatever a library raises inside, as one line."""
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:  # OSError, RuntimeError, SafetensorError, KeyError, httpx errors alike
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise UserError(f"{place}: {reason[:300]}") from error

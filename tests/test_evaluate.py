@@ -297,7 +297,7 @@ SPOILED = {
         lambda p: (p / "model.safetensors").unlink(),
         "model: cannot load the model: .*no file named mod",
     ),
-    "config": (lambda p: (p / "config.json").write_text("{"), "model: cannot load the "),
+    "config": (lambda p: (p / "config.json").write_text("{"), "model: config.json: not JSON"),
     "no config": (lambda p: (p / "config.json").unlink(), r"model: holds no model \(config.json\) and no run"),
     "tokenizer": (without_tokenizer, "model: holds no tokenizer; save the model's own beside it"),
     "a small vocabulary": (with_smaller_tokenizer, r"model: its tokenizer has 280 tokens, its model a vocab.* of 840"),

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from hf_tti.errors import UserError, did_you_mean
+from hf_tti.redaction import masked_forms
 
 SUFFIXES = (".json", ".jsonl", ".parquet", ".txt")
+READING = 2  # of the text between the file and the tokenizer; 2: secrets are masked
 SEPARATOR = "<|endoftext|>"
 _SPLIT_PREFIXES = {
     "train": re.compile(r"train(?![a-z])", re.IGNORECASE),
@@ -65,7 +67,9 @@ def files_fingerprint(files: list[Path]) -> str:
 
 
 def read_documents(files: list[Path], text_field: str) -> Iterator[str]:
-    """The stripped, non-empty documents of the files, in order.
+    """The stripped, non-empty documents of the files, in order; what has the form of an access token reads `[masked]`.
+
+    So a token that somebody left in a text reaches no tokenizer, no model and no report.
 
     Raises:
         UserError: a broken line (file:line), a missing or non-text field, bytes that are not UTF-8.
@@ -80,7 +84,7 @@ def read_documents(files: list[Path], text_field: str) -> Iterator[str]:
         try:
             for document in readers[path.suffix.lower()](path, text_field):
                 if document := document.strip():
-                    yield document
+                    yield masked_forms(document)
         except UnicodeDecodeError as error:
             raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
 
@@ -106,6 +110,8 @@ def _read_jsonl(path: Path, text_field: str) -> Iterator[str]:
                 row = json.loads(line)
             except json.JSONDecodeError as error:
                 raise UserError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from error
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits, too deep
+                raise UserError(f"{path}:{number}: not JSON: {error}") from error
             yield _field(row, text_field, f"{path}:{number}")
 
 
@@ -119,6 +125,10 @@ def _read_json(path: Path, text_field: str) -> Iterator[str]:
         rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg} at column {error.colno}") from error
+    except UnicodeDecodeError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON: {error}") from error
     for number, row in enumerate(rows):
         yield _field(row, text_field, f"{path}: item {number}")
 

@@ -10,9 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from hf_tti.data._files import READING
 from hf_tti.data.base import Split, StoryBuilder, fingerprint_of
 from hf_tti.data.text_files import TextFiles
 from hf_tti.errors import UserError, did_you_mean
+from hf_tti.redaction import masked_forms
 
 
 class HubStories(StoryBuilder):
@@ -45,12 +47,12 @@ class HubStories(StoryBuilder):
             return
         for row in self._load(split):
             if text := (row[self.field] or "").strip():
-                yield text
+                yield masked_forms(text)
 
     def fingerprint(self, split: Split) -> str:
         if self.local is not None:
             return self.local.fingerprint(split)
-        return fingerprint_of("hub", self.source, self.revision, self.hub_splits[split], self.field)
+        return fingerprint_of("hub", READING, self.source, self.revision, self.hub_splits[split], self.field)
 
     @cached_property
     def revision(self) -> str:

@@ -94,10 +94,10 @@ def prepare_data(
     folder = cache_dir / "prepared" / _folder_name(config, fingerprint)
     meta = _build(folder, partial(_fill, builder=builder, tokenizer=tokenizer, splits=SPLITS, progress=progress))
     return PreparedData(
-        train=_stream(builder, tokenizer) if config.streaming else load_rows(folder / "train"),
-        validation=load_rows(folder / "validation"),
+        train=_stream(builder, tokenizer) if config.streaming else _loaded(load_rows, folder / "train"),
+        validation=_loaded(load_rows, folder / "validation"),
         tokenizer=tokenizer,
-        token_counts=np.load(folder / "token_counts.npy"),
+        token_counts=_loaded(np.load, folder / "token_counts.npy"),
         num_train_tokens=meta["num_tokens"].get("train"),
         num_validation_tokens=meta["num_tokens"]["validation"],
         fingerprint=fingerprint,
@@ -129,7 +129,15 @@ def prepare_validation(
     folder = cache_dir / "prepared" / _folder_name(config, fingerprint)
     fill = partial(_fill, builder=builder, tokenizer=tokenizer, splits=("validation",), progress=progress)
     meta = _build(folder, fill)
-    return PreparedValidation(load_rows(folder / "validation"), meta["num_tokens"]["validation"], fingerprint)
+    return PreparedValidation(_loaded(load_rows, folder / "validation"), meta["num_tokens"]["validation"], fingerprint)
+
+
+def _loaded(load: Callable[[Path], Any], path: Path) -> Any:
+    try:
+        return load(path)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:  # pyarrow's own among them
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise UserError(f"{path}: not what was prepared ({reason[:200]}); remove {path.parent}") from error
 
 
 def _build(folder: Path, fill: Callable[[Path], None]) -> dict[str, Any]:

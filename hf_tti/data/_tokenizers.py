@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hf_tti.data.base import fingerprint_of
 from hf_tti.errors import UserError
+from hf_tti.own_files import check_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -32,7 +33,10 @@ def load_tokenizer(name: str, base_dir: Path) -> "PreTrainedTokenizerBase":
         raise UserError(f"data.tokenizer: no folder {str(folder)!r}")
     source = str(folder) if folder.exists() else name
     try:
+        check_model(source)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except UserError:
+        raise
     except Exception as error:  # OSError, ValueError, KeyError, httpx and safetensors errors alike
         reason = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         raise UserError(

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from hf_tti.data._files import corpus_files, files_fingerprint, files_named_for, read_documents
+from hf_tti.data._files import READING, corpus_files, files_fingerprint, files_named_for, read_documents
 from hf_tti.data.base import Split, StoryBuilder, fingerprint_of
 from hf_tti.errors import UserError
 
@@ -52,7 +52,7 @@ class TextFiles(StoryBuilder):
         if source not in self._hashes:
             self._hashes[source] = files_fingerprint(self.files[source])
         held_out = [split, self.config.seed, HELD_OUT_ONE_IN] if self.holds_out else None
-        return fingerprint_of("text_files", self._hashes[source], self.field, held_out)
+        return fingerprint_of("text_files", READING, self._hashes[source], self.field, held_out)
 
     def _held_out(self, document: str) -> bool:
         key = self.config.seed.to_bytes(8, "little")

@@ -22,20 +22,10 @@ import yaml
 
 from hf_tti.errors import UserError
 from hf_tti.recipe.check import SWEPT_SECTIONS, check, combine
-from hf_tti.recipe.parse import (
-    Node,
-    Place,
-    Problem,
-    Unreadable,
-    merge,
-    plain,
-    read_file,
-    read_text,
-    resolve_scalar,
-    split_key,
-    with_value,
-)
+from hf_tti.recipe.parse import Node, Place, Problem, Unreadable, read_file, read_text, resolve_scalar
 from hf_tti.recipe.schema import SECTIONS
+from hf_tti.recipe.tree import canonical, merge, plain, split_key, with_value
+from hf_tti.redaction import TOKENS_ELSEWHERE, masked, printable, secret_in
 
 DEFAULT_SEED = 42  # of TrainingArguments
 _LONGEST_RUN_NAME = 96
@@ -49,8 +39,8 @@ class RecipeError(UserError):
     """
 
     def __init__(self, problems: Sequence[Problem]):
-        self.problems = [str(problem) for problem in problems]
-        super().__init__("\n".join(self.problems))
+        self.problems = [printable(masked(str(problem))) for problem in problems]
+        ValueError.__init__(self, "\n".join(self.problems))
 
 
 @dataclass(frozen=True)
@@ -59,7 +49,7 @@ class Recipe:
 
     Attributes:
         path: the file that was read; relative paths under `data:` start from its folder.
-        name: the file's stem.
+        name: the file's stem, as a folder may be called.
         run_name: name of this run among those of the sweep; `name` before `expand_sweep`.
     """
 
@@ -97,7 +87,7 @@ class Recipe:
     def digest(self) -> str:
         """Hex sha256 of what determines the result: not names, places, wording, tracking, hub or what is
         measured afterwards."""
-        content = {name: _canonical(getattr(self, name)) for name in (*SWEPT_SECTIONS, "sweep")}
+        content = {name: canonical(getattr(self, name)) for name in (*SWEPT_SECTIONS, "sweep")}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -124,10 +114,16 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(_in_order(problems))
     content = plain(root)
     content.pop("extends", None)
+    return Recipe(path=path, name=_safe(path.stem), **_without_nulls(content))
+
+
+def _without_nulls(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections of which nothing is written left out, entries of which nothing is written empty."""
+    sections = {name: value for name, value in content.items() if value is not None}
     for name in ("objectives", "metrics", "studies", "callbacks"):
-        content[name] = {label: entry or {} for label, entry in (content.get(name) or {}).items()}
-    sections = {name: content[name] for name in content if content[name] is not None}
-    return Recipe(path=path, name=path.stem, **sections)
+        if name in sections:
+            sections[name] = {label: entry or {} for label, entry in sections[name].items()}
+    return sections
 
 
 def _in_order(problems: Sequence[Problem]) -> list[Problem]:
@@ -160,6 +156,8 @@ def _read_with_base(path: Path) -> tuple[Node, list[Problem]]:
 
 
 def _override(root: Node, override: str) -> tuple[Node, list[Problem]]:
+    if what := secret_in(override):
+        return root, [Problem(Place("--set"), "", f"holds {what}; {TOKENS_ELSEWHERE}")]
     key, equals, text = override.partition("=")
     key = key.strip()
     place = Place(f"--set {' '.join(key.split())}")
@@ -195,7 +193,8 @@ def _run(recipe: Recipe, chosen: Mapping[str, Any], seed: int | None, names: Map
     content = copy.deepcopy({name: getattr(recipe, name) for name in SWEPT_SECTIONS})
     for key, value in chosen.items():
         _assign(content, key.split("."), copy.deepcopy(value))
-    training = content["training"]
+    content = {**dict.fromkeys(SWEPT_SECTIONS, {}), **_without_nulls(content)}
+    training = content["training"] = dict(content["training"])
     if seed is not None:
         training["seed"] = training["data_seed"] = seed
     training.setdefault("seed", DEFAULT_SEED)
@@ -235,8 +234,8 @@ def _label(value: Any) -> str:
 
 
 def _safe(name: str) -> str:
-    """The name as a folder's name: ordinary characters, and a hash of the rest where it is long."""
-    clean = re.sub(r"[^A-Za-z0-9._+-]+", "_", name)
+    """The name as a folder's: ordinary characters, not hidden, no option, and a hash of the rest where it is long."""
+    clean = re.sub(r"[^A-Za-z0-9._+-]+", "_", name).lstrip(".+-") or "recipe"
     if len(clean) <= _LONGEST_RUN_NAME:
         return clean
     return f"{clean[: _LONGEST_RUN_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
@@ -244,15 +243,6 @@ def _safe(name: str) -> str:
 
 def _distinct(run: Recipe) -> Recipe:
     return dataclasses.replace(run, run_name=f"{run.run_name}-{run.digest()[:8]}")
-
-
-def _canonical(value: Any) -> Any:
-    """The value with `3.0` and `3` made one, since they mean the same to a run."""
-    if isinstance(value, dict):
-        return {str(key): _canonical(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_canonical(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class _Dumper(yaml.SafeDumper):

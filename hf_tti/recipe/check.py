@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hf_tti.errors import did_you_mean
 from hf_tti.recipe.contradictions import cross_problems
-from hf_tti.recipe.parse import (
-    UNREAD,
-    Node,
-    Problem,
-    Unreadable,
-    describe,
-    find,
-    join,
-    plain,
-    with_value,
-)
+from hf_tti.recipe.parse import UNREAD, Node, Problem, Unreadable, describe, join
 from hf_tti.recipe.schema import OWNED, SECTIONS, bad_component, bad_label, component_fields
+from hf_tti.recipe.tree import canonical, find, plain, with_value
 from hf_tti.recipe.values import ValueChecker
 
 MAX_RUNS = 1000
@@ -179,6 +171,10 @@ class RecipeChecker(ValueChecker):
         if "grid" not in entries:
             return
         grid = self.mapping(entries["grid"], "sweep.grid")
+        for key, axis in grid.items():
+            above = next((other for other in grid if key.startswith(f"{other}.")), None)
+            if above is not None:
+                self.report(axis, f"sweep.grid.{key}", f"lies inside {above}, which is an axis itself")
         bare = Node({k: v for k, v in root.value.items() if k != "sweep"}, root.place)
         known = {(problem.key, problem.reason) for problem in self.problems}
         for key, values in grid.items():
@@ -200,17 +196,20 @@ class RecipeChecker(ValueChecker):
         elif not isinstance(values.value, list) or not values.value:
             found = "an empty list" if values.value == [] else describe(values.value)
             self.report(values, place, f"expected a list of values; found {found}")
+        elif len(values.value) > MAX_RUNS:
+            self.report(values, place, f"{len(values.value):,} values; at most {MAX_RUNS:,} runs")
         else:
             self._axis_values(bare, key, values.value, known)
 
     def _axis_values(self, bare: Node, key: str, values: list[Node], known: set[tuple[str, str]]) -> None:
         said: set[tuple[str, str]] = set()
-        seen: list[Any] = []
+        seen: set[str] = set()
         for node in values:
             value = plain(node)
-            if any(type(value) is type(other) and value == other for other in seen):
+            same = json.dumps(canonical(value), sort_keys=True)
+            if same in seen:
                 self.report(node, f"sweep.grid.{key}", f"{describe(value)} occurs twice")
-            seen.append(value)
+            seen.add(same)
             for problem in self._as_if_set(bare, key, node):
                 identity = (problem.key, problem.reason)
                 if identity not in known | said:

@@ -1,7 +1,8 @@
 """YAML to nodes that remember where they were written, strictly.
 
 YAML 1.2's plain scalars: `1e-3` is a float, `no` and `on` are text, `010` is ten. Duplicate keys,
-anchors, aliases and tags are problems, collected rather than raised one at a time.
+anchors, aliases, tags, secrets and characters that cannot be seen are problems, collected rather than raised one at a
+time.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-MAX_BYTES = 1_000_000
+from hf_tti.redaction import TOKENS_ELSEWHERE, secret_in
+
+MAX_BYTES = 200_000
 MAX_DEPTH = 12
 
 _NULL = re.compile(r"~|null|Null|NULL|")
@@ -23,6 +26,10 @@ _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 _INT = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+# control characters, line ends of Unicode, bidirectional controls (CVE-2021-42574), byte order marks, lone surrogates
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
+)
 _SIMPLE_KEY = re.compile(r"[\w.:/*<>-]{1,80}(\[\d+\])*")
 
 
@@ -135,8 +142,9 @@ def read_text(text: str, source: str, *, lines: bool = True) -> tuple[Node, list
     """The one document in the text; an empty text gives None. Places have no line without `lines`.
 
     Raises:
-        Unreadable: not YAML, more than one document, or nested too deeply.
+        Unreadable: not YAML, more than one document, nested too deeply, a character that cannot be seen, a secret.
     """
+    _check_characters(text, source, lines)
     composer = _Composer(source, lines)
     try:
         return composer.document(text), composer.problems
@@ -150,6 +158,22 @@ def read_text(text: str, source: str, *, lines: bool = True) -> tuple[Node, list
         raise Unreadable(Place(source, line), reason) from error
     except (ValueError, OverflowError) as error:  # PyYAML on an escape beyond Unicode
         raise Unreadable(Place(source, 1 if lines else 0), f"not YAML: {error}") from error
+
+
+def _check_characters(text: str, source: str, lines: bool) -> None:
+    """Of the whole text, comments included: what a reader does not see, and what nobody should."""
+    unseen = _UNSEEN.search(text.replace("\r\n", " \n"))
+    if unseen:
+        line = text.count("\n", 0, unseen.start()) + 1 if lines else 0
+        raise Unreadable(Place(source, line), f"not YAML: {not_allowed(unseen[0])}")
+    if what := secret_in(text):
+        at = next((n for n, line in enumerate(text.split("\n"), start=1) if secret_in(line)), 1)
+        raise Unreadable(Place(source, at if lines else 0), f"holds {what}; {TOKENS_ELSEWHERE}")
+
+
+def not_allowed(character: str) -> str:
+    """A character that a recipe does not take, by its number."""
+    return f"the character U+{ord(character):04X} is not allowed"
 
 
 class _Composer:
@@ -194,7 +218,19 @@ class _Composer:
         if event.tag is not None:
             self._report(place, key, f"tag {quoted(event.tag)} is not read; leave it out")
         value = self._value(event, key, depth)
-        return Node(value if event.tag is None else UNREAD, place)
+        unread = event.tag is not None or isinstance(event, yaml.ScalarEvent) and not self._is_plain(event, place, key)
+        return Node(UNREAD if unread else value, place)
+
+    def _is_plain(self, event: yaml.ScalarEvent, place: Place, key: str) -> bool:
+        """Reports what an escape such as "\\u202e" brought in: `_check_characters` has seen the rest."""
+        unseen = _UNSEEN.search(event.value) if event.style == '"' else None
+        if unseen:
+            self._report(place, key, not_allowed(unseen[0]))
+        elif event.style == '"' and (what := secret_in(event.value)):
+            self._report(place, key, f"holds {what}; {TOKENS_ELSEWHERE}")
+        else:
+            return True
+        return False
 
     def _value(self, event: yaml.Event, key: str, depth: int) -> Any:
         if isinstance(event, yaml.ScalarEvent):
@@ -211,7 +247,12 @@ class _Composer:
 
     def _entry(self, event: yaml.Event, key: str, depth: int, entries: dict[str, Node]) -> None:
         place = self.place_of(event.start_mark)
+        if depth > MAX_DEPTH:
+            raise Unreadable(place, f"nested more than {MAX_DEPTH} deep", key)
         plain = isinstance(event, yaml.ScalarEvent) and event.tag is None and event.anchor is None
+        if plain and not self._is_plain(event, place, key):
+            self._node(next(self._events), key, depth + 1)
+            return
         if not plain:
             self._report(place, key, "a key is plain text, without anchor, alias or tag")
             if isinstance(event, yaml.CollectionStartEvent):
@@ -244,58 +285,3 @@ def describe(value: Any) -> str:
     if isinstance(value, str):
         return f"the text {quoted(value)}"
     return "a mapping" if isinstance(value, dict) else "a list"
-
-
-def plain(node: Node) -> Any:
-    """The node as Python values."""
-    if isinstance(node.value, dict):
-        return {key: plain(child) for key, child in node.value.items()}
-    if isinstance(node.value, list):
-        return [plain(child) for child in node.value]
-    return None if node.value is UNREAD else node.value
-
-
-def merge(base: Node, over: Node) -> Node:
-    """`over` on top of `base`: mappings merge key by key, everything else is replaced."""
-    if not isinstance(base.value, dict) or not (over.value is None or isinstance(over.value, dict)):
-        return over
-    entries = dict(base.value)
-    for key, node in (over.value or {}).items():
-        entries[key] = merge(entries[key], node) if key in entries else node
-    return replace(over, value=entries)
-
-
-def split_key(dotted: str) -> list[str]:
-    """Parts of a dotted key. What follows `sweep.grid.` is one part: a grid's keys have dots."""
-    if dotted.startswith("sweep.grid."):
-        return ["sweep", "grid", dotted.removeprefix("sweep.grid.")]
-    return dotted.split(".")
-
-
-def with_value(root: Node, dotted: str, node: Node) -> Node:
-    """The tree with one value set; missing sections are made.
-
-    Raises:
-        Unreadable: the key leads through something that is no mapping.
-    """
-    return _with_value(root, split_key(dotted), node, "", dotted)
-
-
-def _with_value(root: Node, parts: list[str], node: Node, above: str, dotted: str) -> Node:
-    if not parts:
-        return node
-    if root.value is not None and not isinstance(root.value, dict):
-        raise Unreadable(node.place, f"{shown(above)} is {describe(root.value)}, not a mapping", dotted)
-    child = (root.value or {}).get(parts[0], Node(None, node.place))
-    value = _with_value(child, parts[1:], node, join(above, parts[0]), dotted)
-    return replace(root, value={**(root.value or {}), parts[0]: value})
-
-
-def find(root: Node, dotted: str) -> Node:
-    """The node under a dotted key, or the nearest one above it."""
-    node = root
-    for part in split_key(dotted):
-        if not isinstance(node.value, dict) or part not in node.value:
-            break
-        node = node.value[part]
-    return node

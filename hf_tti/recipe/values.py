@@ -116,12 +116,13 @@ class ValueChecker:
                 key,
                 f"expected {count} item{'s' * (count[-2:].strip() != '1')}; found {len(items)}",
             )
-        seen: list[Any] = []
+        seen: set[Any] = set()
         for index, item in enumerate(items):
             self.value(item, f"{key}[{index}]", spec.get("items", ANYTHING))
-            if spec.get("unique") and item.value in seen:
-                self.report(item, f"{key}[{index}]", f"{describe(item.value)} occurs twice")
-            seen.append(item.value)
+            if spec.get("unique") and not isinstance(item.value, list | dict):
+                if item.value in seen:
+                    self.report(item, f"{key}[{index}]", f"{describe(item.value)} occurs twice")
+                seen.add(item.value)
 
     def _bad_text(self, value: Any, spec: Mapping[str, Any]) -> str | None:
         if not isinstance(value, str):
