@@ -1,5 +1,6 @@
 """Arguments of a run: transformers' own, and the few that objectives and metrics need."""
 
+import os
 from dataclasses import dataclass, field
 
 import torch
@@ -50,6 +51,10 @@ class InterpTrainingArguments(TrainingArguments):
         default=False,
         metadata={"help": "Resume with other processes, batch or accumulation whose product is the same."},
     )
+    full_determinism: bool = field(
+        default=False,
+        metadata={"help": "Deterministic kernels on a GPU, at some cost in speed: runs repeat and resume bitwise."},
+    )
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Replace NaN and infinite losses in logs, as the stock Trainer does."}
     )
@@ -58,6 +63,9 @@ class InterpTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        if self.full_determinism:
+            # The Trainer sets this as well, and torch's switches; cuBLAS reads it once, when a GPU is first used.
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":16:8")
         super().__post_init__()
         if self.data_seed is None:
             self.data_seed = self.seed

@@ -87,7 +87,7 @@ def publish(staged: Path, place: Path, *, step: int, facts: Mapping[str, Any]) -
     files = {}
     for path in _files_below(staged):
         _flush(path)
-        files[path.relative_to(staged).as_posix()] = [_sha256(path), path.stat().st_size]
+        files[path.relative_to(staged).as_posix()] = [file_sha256(path), path.stat().st_size]
         reached(f"flushed {path.name}")
     content = {"format_version": FORMAT_VERSION, "step": step, "facts": dict(facts), "files": files}
     manifest = staged / MANIFEST
@@ -189,7 +189,7 @@ def _file_problems(folder: Path, manifest: Manifest) -> Iterator[str]:
             yield f"{path}: missing"
         elif path.stat().st_size != size:
             yield f"{path}: {path.stat().st_size:,} bytes, {size:,} were written"
-        elif _sha256(path) != sha256:
+        elif file_sha256(path) != sha256:
             yield f"{path}: its content has changed since it was written"
 
 
@@ -268,7 +268,8 @@ def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 

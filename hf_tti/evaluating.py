@@ -11,7 +11,7 @@ from typing import Any
 from hf_tti.evaluation import MetricAccumulator
 from hf_tti.metrics.base import Metric
 from hf_tti.saving import SavingTrainer, generator_states, set_generator_states
-from hf_tti.signals import EvaluationStopped, evaluation_is_missing
+from hf_tti.signals import BrokenOff, evaluation_is_missing, with_deaf_workers
 
 
 class EvaluatingTrainer(SavingTrainer):
@@ -27,6 +27,10 @@ class EvaluatingTrainer(SavingTrainer):
 
     def _new_accumulator(self) -> MetricAccumulator:
         return MetricAccumulator(self.model, self.interp_metrics, max_batches=self.args.metric_batches, **self._masking)
+
+    def _get_dataloader(self, *args, **kwargs):
+        """Stock, with workers that outlast a signal to the whole job."""
+        return with_deaf_workers(super()._get_dataloader(*args, **kwargs))
 
     def evaluation_loop(
         self,
@@ -50,14 +54,15 @@ class EvaluatingTrainer(SavingTrainer):
         return output
 
     def _maybe_log_save_evaluate(self, tr_loss, grad_norm, model, trial, *args, **kwargs):
-        """Stock; an evaluation that is broken off leaves a checkpoint of before it and ends training."""
+        """Stock; an evaluation that is broken off leaves a checkpoint of before it."""
         before = generator_states() if self.control.should_evaluate else {}
         try:
             super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
-        except EvaluationStopped:
+        except BrokenOff:
             set_generator_states(before)
             self._save_checkpoint(model, trial)
-            self.control.should_training_stop = True
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+            raise
 
     def _load_rng_state(self, checkpoint):
         """Stock; then, where a stop left it out, the evaluation that had come next."""

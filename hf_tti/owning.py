@@ -7,19 +7,33 @@ clipping of their own, stay out of the exported weights, and lie beside them in 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from hf_tti.arguments import InterpTrainingArguments
 from hf_tti.errors import UserError
 from hf_tti.evaluating import EvaluatingTrainer
 
 OBJECTIVES_FILE = "objectives.safetensors"
-_SUBMODULE = "interp_objectives"
+SUBMODULE = "interp_objectives"
+
+
+@contextmanager
+def _readable_weights(checkpoint: Path) -> Iterator[None]:
+    """One line where a checkpoint's weights are none. The stock Trainer would look for a pickle instead."""
+    if not any((checkpoint / name).is_file() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
+        raise UserError(f"{checkpoint}: holds no {SAFE_WEIGHTS_NAME}; pickled weights are not read")
+    try:
+        yield
+    except SafetensorError as error:
+        raise UserError(f"{checkpoint}: its weights cannot be read: {error}") from error
 
 
 class OwningTrainer(EvaluatingTrainer):
@@ -39,14 +53,14 @@ class OwningTrainer(EvaluatingTrainer):
             yield
             return
         model, before = self.model, self.model._keys_to_ignore_on_save
-        model.add_module(_SUBMODULE, self.own.to(self.args.device))
-        own_keys = {f"{_SUBMODULE}.{name}" for name in self.own.state_dict()}
+        model.add_module(SUBMODULE, self.own.to(self.args.device))
+        own_keys = {f"{SUBMODULE}.{name}" for name in self.own.state_dict()}
         model._keys_to_ignore_on_save = {*(before or ()), *own_keys}
         try:
             yield
         finally:
             model._keys_to_ignore_on_save = before
-            delattr(model, _SUBMODULE)
+            delattr(model, SUBMODULE)
 
     def create_optimizer(self, *args, **kwargs):
         """Stock, with objectives' parameters moved to a group of their own, without weight decay."""
@@ -107,14 +121,19 @@ class OwningTrainer(EvaluatingTrainer):
         self.own.load_state_dict(load_file(path))
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self._load_own(resume_from_checkpoint)
+        with _readable_weights(Path(resume_from_checkpoint)):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            self._load_own(resume_from_checkpoint)
 
     def _load_best_model(self):
-        super()._load_best_model()
-        self._load_own(self.state.best_model_checkpoint)
+        """Stock, from a checkpoint of this run alone: `trainer_state.json` may name any folder."""
+        best = Path(self.args.output_dir) / Path(self.state.best_model_checkpoint).name
+        self.state.best_model_checkpoint = str(best)
+        with _readable_weights(best):
+            super()._load_best_model()
+            self._load_own(best)
 
     def _issue_warnings_after_load(self, load_result):
         """Stock, without a warning for what lies in a file of its own."""
-        load_result.missing_keys[:] = [key for key in load_result.missing_keys if not key.startswith(f"{_SUBMODULE}.")]
+        load_result.missing_keys[:] = [key for key in load_result.missing_keys if not key.startswith(f"{SUBMODULE}.")]
         super()._issue_warnings_after_load(load_result)

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
+from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -36,7 +37,6 @@ from hf_tti.checkpoints import (
     staging_folder,
 )
 from hf_tti.errors import UserError
-from hf_tti.guard import check_weights
 from hf_tti.state_files import load_state, save_state
 
 _OF_THE_DISK = (OSError, RuntimeError, SafetensorError, UserError)
@@ -67,7 +67,7 @@ def set_generator_states(states: Mapping[str, Any]) -> None:
 
 _HELD_TO = (
     *("max_steps", "num_train_epochs", "warmup_steps", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2"),
-    *("max_grad_norm", "label_smoothing_factor", "bf16", "fp16"),
+    *("max_grad_norm", "label_smoothing_factor", "bf16", "fp16", "full_determinism"),
 )
 
 
@@ -101,7 +101,6 @@ class SavingTrainer(Trainer):
         """Stock into a staging folder, then published in one rename; what fails fails on every rank alike."""
         run_dir, step = Path(super()._get_output_dir(trial)), self.state.global_step
         name = f"{PREFIX_CHECKPOINT_DIR}-{step}"
-        check_weights(dict(self.accelerator.unwrap_model(model).named_parameters()), step)
         best_step, self.state.best_global_step = self.state.best_global_step, None  # stock would look in the staging
         try:
             staged = self._on_main(lambda: self._stage(run_dir, step))
@@ -176,7 +175,17 @@ class SavingTrainer(Trainer):
             resume_from_checkpoint = str(found)
         if resume_from_checkpoint:
             self._on_main(lambda: self._check_checkpoint(Path(resume_from_checkpoint)))
+        self._forget_evaluations_wrapping()
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _forget_evaluations_wrapping(self) -> None:
+        """An evaluation before training marks the model as prepared: stock, its ranks would then train on their own."""
+        if self.args.world_size == 1 or self.args.fsdp or self.args.deepspeed:
+            return
+        if not isinstance(self.model_wrapped, DistributedDataParallel):
+            self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)  # takes autocast off its forward
+            vars(self.model).pop("_is_accelerate_prepared", None)
+            self.model_wrapped = self.model
 
     def _run_epoch(self, **kwargs):
         """Stock, which would do one step more before it notices that the run it resumes had ended."""

@@ -1,73 +1,132 @@
-"""SIGTERM, SIGINT and SIGUSR1 end a run at the end of its step, on all ranks alike, with a checkpoint.
+"""SIGTERM, SIGINT and SIGUSR1 end a run, on all ranks alike; so does the death of the launcher that started it.
 
-The handler notes the signal; ranks agree on the largest note at each step's end and at each batch of an evaluation,
-which is broken off and done again on resume. A second SIGINT is Python's own KeyboardInterrupt.
+While it trains they are noted: ranks agree at each step's end, and save a checkpoint, and at each batch of an
+evaluation, which is broken off and done again on resume. Before training, and after it, they end the run at once. A
+second SIGINT, a second or more after the first, is Python's own KeyboardInterrupt.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 
+import psutil
 import torch
 import torch.distributed as dist
+from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from hf_tti.errors import UserError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+ORPHANED = signal.SIGHUP  # what the death of the launcher counts as: the lowest, so that a signal itself is named first
+_ONE_INTERRUPT_S = 1.0  # a Ctrl-C may come twice, from the terminal and from a parent that passes it on
+_LAUNCHERS = {"accelerate", "accelerate-launch", "torchrun", "torch.distributed.run", "torch.distributed.launch"}
+_LAUNCHERS |= {"accelerate.commands.launch", "accelerate.commands.accelerate_cli"}
+_BEFORE = "before training began; the same command with --resume does it"
+_AFTER = "after training was over; the same command with --resume does what is left"
 
 
 class Stopped(UserError):
     """A signal ended the run early; its exit code is the shell's, 128 + the signal's number."""
 
-    def __init__(self, number: int, step: int):
+    def __init__(self, number: int, when: str):
         name = signal.Signals(number).name
-        super().__init__(f"stopped by {name} after step {step}; the same command with --resume goes on from there")
+        super().__init__(f"stopped {f'by {name}' if number != ORPHANED else 'as its launcher was gone'} {when}")
         self.exit_code = 128 + number
 
 
-class EvaluationStopped(Exception):
-    """An evaluation was broken off on every rank."""
+class BrokenOff(Exception):
+    """Training or an evaluation was left where it was, on every rank."""
 
 
 class StopOnSignal(TrainerCallback):
     """Ends training at the end of the step in which a signal came.
 
     Args:
-        world_size: ranks that have to agree.
+        rank, world_size: of this process; ranks have to agree.
+
+    Attributes:
+        number: of the signal that all ranks agreed on; 0 is none.
     """
 
-    def __init__(self, world_size: int = 1):
-        self._world_size = world_size
-        self._noted = 0
+    def __init__(self, world_size: int = 1, rank: int = 0):
+        self._world_size, self._rank = world_size, rank
+        self._launcher = launcher()
+        self._noted, self._noted_at = 0, 0.0
+        self._when: str | None = None  # of a run that a signal ends at once; None: it is noted
         self._group = None
-        self.number = 0  # of the signal that all ranks agreed on; 0: none
+        self.number = 0
 
     @contextmanager
     def listening(self) -> Iterator[StopOnSignal]:
-        """Notes signals inside the block; elsewhere, and outside the main thread, they do what they did."""
+        """Signals end the block at once, except inside `noting`; outside the main thread they do what they did."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        # The line is rank 0's. Another rank mostly waits for it, in a call where no handler of Python's would run.
+        self._listen(self._handle if self._rank == 0 else signal.SIG_DFL, _BEFORE)
         try:
             yield self
+        except BaseException:
+            if self._launcher is not None:  # it sends the ranks that are left a SIGTERM when the first is gone
+                before = dict.fromkeys(before, signal.SIG_IGN)
+            raise
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _note(self, number: int, frame) -> None:
-        if self._noted == number == signal.SIGINT:
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Inside `listening`: signals are noted, for `agreed`; still so when an exception ends the block."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self._listen(self._handle, None)
+        yield
+        self.training_is_over()
+
+    def training_is_over(self) -> None:
+        """From here on a signal ends the run at once, in other words than before."""
+        self._when = _AFTER
+
+    def raise_if_noted(self) -> None:
+        """Raises Stopped where a signal came that nobody acted on, since training was over."""
+        if self._noted:
+            raise Stopped(self._noted, _AFTER)
+
+    def stopped(self, step: int) -> Stopped:
+        """The end of a run that all ranks agreed on after this step."""
+        return Stopped(self.number, f"after step {step}; the same command with --resume goes on from there")
+
+    def _listen(self, handler, when: str | None) -> None:
+        self._when = when
+        for number in SIGNALS:
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame) -> None:
+        again = self._noted == number == signal.SIGINT and self._launcher is None
+        if again and time.monotonic() - self._noted_at >= _ONE_INTERRUPT_S:
             raise KeyboardInterrupt
-        self._noted = number
+        if not again:
+            self._noted, self._noted_at = number, time.monotonic()
+        when, self._when = self._when, None
+        if when is not None:
+            raise Stopped(number, when)
 
     def agreed(self) -> bool:
-        """Whether a rank was told to stop; all ranks call it together."""
+        """Whether a rank was told to stop, or lost its launcher; all ranks call it together."""
         noted = self._noted
+        if not noted and self._launcher is not None and os.getppid() != self._launcher:
+            noted = ORPHANED
         if self._world_size > 1:
             if self._group is None:
                 self._group = dist.new_group(backend="gloo")  # between processes alone: no device is waited for
@@ -83,13 +142,50 @@ class StopOnSignal(TrainerCallback):
             control.should_evaluate = False
         return control
 
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.number:  # the checkpoint is there; what belongs to the end of an epoch or of training is left out
+            raise BrokenOff
+
     def on_prediction_step(self, args, state, control, **kwargs):
         if self.agreed():
-            raise EvaluationStopped
+            raise BrokenOff
+
+
+def launcher() -> int | None:
+    """The pid of the parent where it is a launcher (accelerate, torchrun, hf-tti sweep): it does not outlive its runs
+    by intent, and not all of them pass signals on. A shell may go, as with nohup.
+    """
+    try:
+        words = psutil.Process(os.getppid()).cmdline()
+    except psutil.Error:
+        return None
+    names = {Path(word).name for word in words}
+    is_sweep = "sweep" in names and names & {"hf-tti", "hf_tti"}
+    return os.getppid() if is_sweep or names & _LAUNCHERS else None
+
+
+def with_deaf_workers(loader: DataLoader) -> DataLoader:
+    """The loader, as accelerate prepared it. Its workers leave signals to the process that they work for, which needs
+    them until it has stopped: torch takes the end of one for a crash. They end with it.
+    """
+    if loader.num_workers > 0:
+        told = partial(_make_deaf, loader.worker_init_fn)
+        loader.worker_init_fn = told  # what a loader that skips batches copies
+        loader.base_dataloader.worker_init_fn = told  # what starts the workers
+    return loader
+
+
+def _make_deaf(then: Callable[[int], None] | None, worker: int) -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if then is not None:
+        then(worker)
 
 
 def evaluation_is_missing(args: TrainingArguments, state: TrainerState) -> bool:
     """Whether the evaluation after the last step was due and is not in the log, since a stop left it out."""
-    by_steps = args.eval_strategy == IntervalStrategy.STEPS
-    is_due = by_steps and state.global_step > 0 and state.global_step % state.eval_steps == 0
+    if args.eval_strategy == IntervalStrategy.STEPS:
+        is_due = state.global_step > 0 and state.global_step % state.eval_steps == 0
+    else:
+        is_due = args.eval_strategy == IntervalStrategy.EPOCH and bool(state.epoch) and state.epoch % 1 == 0
     return is_due and not any(line["step"] == state.global_step and "eval_loss" in line for line in state.log_history)

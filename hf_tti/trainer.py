@@ -28,19 +28,18 @@ from hf_tti.data import CausalLMCollator
 from hf_tti.distributed import all_reduce_sum
 from hf_tti.errors import UserError
 from hf_tti.force import force_ratios
-from hf_tti.guard import FiniteGuard
+from hf_tti.guarding import GuardedTrainer
 from hf_tti.logs import RunningMeans, logger
 from hf_tti.metrics.activation_sparsity import ActivationSparsity
 from hf_tti.metrics.base import Metric
 from hf_tti.metrics.token_entropy import TokenEntropy
 from hf_tti.objectives.base import Scope, Setup, WeightedObjective
-from hf_tti.owning import OwningTrainer
 from hf_tti.scaling import Scaling
 
 _LABEL = re.compile(r"[A-Za-z0-9_-]+")
 
 
-class InterpTrainer(OwningTrainer):
+class InterpTrainer(GuardedTrainer):
     """A Trainer for HuggingFace causal LMs whose loss is cross-entropy plus weighted objectives.
 
     Args:
@@ -103,7 +102,6 @@ class InterpTrainer(OwningTrainer):
         self._train_recorder = Recorder(self.model, _union(self._hookpoints.values()))
         self._eval_recorder = Recorder(self.model, metric_hookpoints)
         self._means = RunningMeans()
-        self._guard = FiniteGuard(args.process_index, args.world_size, args.device)
         self._num_active: Tensor | None = None
 
     def run_facts(self):
@@ -276,20 +274,7 @@ class InterpTrainer(OwningTrainer):
         """Stock, plus the running means of this logging window on training lines."""
         if "loss" in logs and "learning_rate" in logs:
             logs.update(self._means.drain(self.accelerator))
-            self._guard.at_logging()
         super().log(logs, start_time)
-
-    def _get_grad_norm(self, model, grad_norm=None):
-        """Stock, and the last look before the update."""
-        grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        if getattr(self.accelerator, "scaler", None) is None:  # fp16 scaling skips its overflows itself
-            self._guard.see("the gradient", torch.as_tensor(grad_norm))
-            own = [parameter.grad for parameter in self.own.parameters() if parameter.grad is not None]
-            if own:
-                self._guard.see("the gradient of an objective's own", nn.utils.get_total_norm(own))
-        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
-        self._guard.before_update(self.state.global_step + 1, optimizer)
-        return grad_norm
 
 
 def count_tokens(dataset, vocab_size: int, max_rows: int = 20_000) -> Tensor:

@@ -355,13 +355,13 @@ def test_rotation_reads_again_only_what_was_touched(tmp_path, monkeypatch):
         handle.write(b"W")
     os.utime(tmp_path / "checkpoint-2" / "model.safetensors", ns=(0, 0))
     read = []
-    sha256 = checkpoints._sha256
+    sha256 = checkpoints.file_sha256
 
     def counted(path):
         read.append(path.relative_to(tmp_path).parts[0])
         return sha256(path)
 
-    monkeypatch.setattr(checkpoints, "_sha256", counted)
+    monkeypatch.setattr(checkpoints, "file_sha256", counted)
     rotate(tmp_path, limit=2)
     assert set(read) == {"checkpoint-2"}
     assert valid_steps(tmp_path) == [1, 3]
@@ -447,7 +447,7 @@ def test_an_input_error_is_a_problem_and_no_exception(tmp_path, monkeypatch):
     def fails(path):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(checkpoints, "_sha256", fails)
+    monkeypatch.setattr(checkpoints, "file_sha256", fails)
     assert problems_of(folder) == [f"{folder}: cannot be read: Input/output error"]
 
 

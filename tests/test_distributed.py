@@ -15,7 +15,7 @@ from hf_tti.components import component_names
 WORLDS = (1, 2, 4)
 
 
-def launch(script: Path, *args: str, world: int, timeout: int = 300) -> None:
+def launch(script: Path, *args: str, world: int, timeout: int = 900) -> None:
     """Start `world` gloo ranks of a script on this machine and wait for all of them."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -54,7 +54,7 @@ def results(tmp_path_factory) -> dict[int, Path]:
     script = Path(__file__).with_name("distributed_worker.py")
     folders = {world: tmp_path_factory.mktemp(f"world{world}") for world in WORLDS}
     for world, folder in folders.items():
-        launch(script, str(folder), world=world)
+        launch(script, str(folder), str(folders[1]), world=world)
     return folders
 
 
@@ -101,6 +101,21 @@ def test_evaluation_counts_every_row_once(results, world):
     assert metrics["eval_num_tokens"] == expected["eval_num_tokens"]
     for key, value in expected.items():
         assert metrics[key] == pytest.approx(value, rel=1e-5, nan_ok=True), key
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_an_evaluation_before_training_changes_nothing(results, start, world):
+    """The stock Trainer would then not wrap the model, and its ranks would train on their own."""
+    reference, here = (load_file(results[world] / f"token_sum-{n}.safetensors") for n in ("1", "evaluated_first"))
+    assert relative_difference(here, reference, start) <= 2e-6
+
+
+@pytest.mark.parametrize("world", WORLDS[1:])
+def test_other_processes_are_refused_and_with_elastic_resume_go_on(results, world):
+    found, alone = (json.loads((results[w] / "resumed.json").read_text()) for w in (world, 1))
+    assert f"world_size was 1, is {world}; per_device_train_batch_size was 16, is {16 // world}" in found["said"]
+    assert "\n" not in found["said"]
+    assert len(found["losses"]) == 4 and found["losses"] == pytest.approx(alone["losses"], rel=1e-6)
 
 
 def test_the_tolerance_would_notice_a_factor_five_percent_off(results, start):

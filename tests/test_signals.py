@@ -5,18 +5,25 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import hf_tti.run
+import hf_tti.signals
 from hf_tti import checkpoints
 from hf_tti.evaluation import MetricAccumulator
 from hf_tti.recipe import expand_sweep, load_recipe
 from hf_tti.run import train_run
 from hf_tti.run_folder import RunFolder
-from hf_tti.signals import SIGNALS, Stopped
+from hf_tti.signals import SIGNALS, StopOnSignal, Stopped, launcher
 from hf_tti.trainer import InterpTrainer
 from tiny_runs import write_recipe
 
@@ -56,6 +63,10 @@ def send_once(patch, owner, name: str, number: int, *, at: int, when=lambda *arg
     patch.setattr(owner, name, sending)
 
 
+def writes_final(trainer, folder: str) -> bool:
+    return folder.endswith("final")
+
+
 MOMENTS = {
     "a step": (InterpTrainer, "compute_loss", 3, lambda self, model, *rest: model.training, 3),
     "an evaluation": (MetricAccumulator, "update", 2, lambda *args: True, 2),
@@ -65,8 +76,10 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-@pytest.mark.parametrize("moment", MOMENTS)
+CASES = [(signal.SIGTERM, moment) for moment in MOMENTS] + [(number, "a step") for number in SIGNALS[1:]]
+
+
+@pytest.mark.parametrize(("number", "moment"), CASES, ids=lambda value: getattr(value, "name", value))
 def test_a_stopped_run_ends_with_a_checkpoint_and_goes_on_bitwise(recipe, finished, tmp_path, number, moment):
     owner, name, at, when, step = MOMENTS[moment]
     run = RunFolder(tmp_path / "run")
@@ -85,22 +98,170 @@ def test_a_stopped_run_ends_with_a_checkpoint_and_goes_on_bitwise(recipe, finish
     assert run.result()["metrics"] == finished.result()["metrics"]
 
 
-def test_a_process_that_is_told_to_end_ends_with_one_line(recipe, tmp_path):
-    command = [sys.executable, "-m", "hf_tti", "train", str(recipe.path), "--run-dir", str(tmp_path / "run")]
+def test_a_signal_to_the_workers_that_load_data_as_well_is_no_crash(recipe, finished, tmp_path):
+    """As when a scheduler signals every process of a job."""
+    recipe = replace(recipe, training={**recipe.training, "dataloader_num_workers": 1})
+    run = RunFolder(tmp_path / "run")
+
+    def trains_and_tells_workers(trainer, model, *rest):
+        if model.training and trainer.state.global_step == 2:
+            workers = psutil.Process().children()
+            assert workers
+            subprocess.run(["kill", "-TERM", *(str(worker.pid) for worker in workers)], check=True)  # not their parent
+            psutil.wait_procs(workers, timeout=0.5)
+        return model.training
+
+    with pytest.MonkeyPatch.context() as patch:
+        send_once(patch, InterpTrainer, "compute_loss", signal.SIGTERM, at=3, when=trains_and_tells_workers)
+        with pytest.raises(Stopped, match="after step 3; "):
+            train_run(recipe, run.path)
+    train_run(recipe, run.path, resume=True)
+    assert ledger(run) == ledger(finished)
+
+
+def test_a_signal_before_training_ends_the_run_at_once_and_claims_nothing(recipe, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        send_once(patch, hf_tti.run, "build_model", signal.SIGTERM, at=1)
+        with pytest.raises(Stopped, match="stopped by SIGTERM before training began; ") as caught:
+            train_run(recipe, run.path)
+    assert caught.value.exit_code == 143 and run.record() is None
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_signal_while_the_model_is_written_lets_the_run_finish(recipe, finished, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        send_once(patch, InterpTrainer, "save_model", signal.SIGTERM, at=1, when=writes_final)
+        train_run(recipe, run.path)
+    assert run.result()["metrics"] == finished.result()["metrics"]
+
+
+def test_an_evaluation_may_be_broken_off_again_when_it_is_done_again(recipe, finished, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    for resume in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            send_once(patch, MetricAccumulator, "update", signal.SIGTERM, at=2)
+            with pytest.raises(Stopped, match="after step 2; "):
+                train_run(recipe, run.path, resume=resume)
+    train_run(recipe, run.path, resume=True)
+    assert ledger(run) == ledger(finished) and run.result()["metrics"] == finished.result()["metrics"]
+
+
+@pytest.mark.parametrize("moment", ["a step", "the last step", "an evaluation"])
+def test_a_run_that_evaluates_by_epoch_goes_on_bitwise_too(tmp_path, moment):
+    by_epoch = {"eval_strategy": "epoch", "save_strategy": "epoch", "max_steps": 8, "per_device_train_batch_size": 150}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_TTI_CACHE", str(tmp_path / "cache"))
+        path = write_recipe(tmp_path, training={**by_epoch, "per_device_eval_batch_size": 4})
+        recipe = expand_sweep(load_recipe(path))[0]
+        whole, run = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "run")
+        train_run(recipe, whole.path)
+        evaluated = [line["step"] for line in ledger(whole) if "eval_loss" in line]
+        assert evaluated[0] > 2 and len(evaluated) == 2 and evaluated[1] == 8
+        with pytest.MonkeyPatch.context() as sending:
+            if moment == "an evaluation":
+                send_once(sending, MetricAccumulator, "update", signal.SIGTERM, at=2)
+            else:
+                at = 2 if moment == "a step" else evaluated[0]
+                send_once(sending, InterpTrainer, "compute_loss", signal.SIGTERM, at=at, when=MOMENTS["a step"][3])
+            with pytest.raises(Stopped):
+                train_run(recipe, run.path)
+        train_run(recipe, run.path, resume=True)
+    assert ledger(run) == ledger(whole) and run.result()["metrics"] == whole.result()["metrics"]
+
+
+def test_an_interrupt_that_comes_twice_at_once_is_one_and_a_later_one_is_pythons_own(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(hf_tti.signals.time, "monotonic", lambda: now[0])
+    stopper = StopOnSignal()
+    with stopper.listening(), stopper.noting():
+        os.kill(os.getpid(), signal.SIGINT)
+        now[0] += 0.9
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stopper.agreed() and stopper.number == signal.SIGINT
+        now[0] += 0.1
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+COMMANDS = {
+    "/env/bin/python /env/bin/accelerate launch -m hf_tti train r.yaml": True,
+    "/env/bin/python -m torch.distributed.run --nproc-per-node 2 -m hf_tti train r.yaml": True,
+    "/env/bin/python /env/bin/hf-tti sweep recipes/expt1": True,
+    "/bin/bash": False,
+    "timeout 3600 hf-tti train sweep.yaml": False,
+    "/env/bin/python -m pytest tests/test_accelerate.py": False,
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_parent_is_a_launcher_by_its_command(monkeypatch, command):
+    monkeypatch.setattr(hf_tti.signals.psutil.Process, "cmdline", lambda self: command.split())
+    assert launcher() == (os.getppid() if COMMANDS[command] else None)
+
+
+LAUNCHER = """\
+import subprocess, sys
+process = subprocess.Popen([sys.executable, "-m", "hf_tti", *sys.argv[1:]])
+print(process.pid, flush=True)
+process.wait()
+"""
+
+
+@pytest.mark.parametrize("through_a_launcher", [False, True], ids=["itself", "its launcher, by kill -9"])
+def test_a_process_that_is_told_to_end_ends_with_one_line(recipe, tmp_path, through_a_launcher):
+    started = [sys.executable, "-m", "hf_tti"]
+    if through_a_launcher:
+        script = tmp_path / "accelerate"
+        script.write_text(LAUNCHER)
+        started = [sys.executable, str(script)]
+    command = [*started, "train", str(recipe.path), "--run-dir", str(tmp_path / "run")]
     command += ["--set", "training.max_steps=100000", "--set", "training.eval_strategy=no"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    errors = tmp_path / "errors"
+    with open(errors, "w") as output:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=output, text=True)
+    trains = int(process.stdout.readline()) if through_a_launcher else process.pid
+    drain = threading.Thread(target=process.stdout.read, daemon=True)
+    drain.start()
     try:
         log = tmp_path / "run" / "metrics.jsonl"
-        for _ in range(1200):
+        for _ in range(6000):
             if log.is_file() and log.stat().st_size:
                 break
-            assert process.poll() is None, process.stderr.read()
+            assert process.poll() is None, errors.read_text()
             time.sleep(0.1)
-        process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=60)
+        process.send_signal(signal.SIGKILL if through_a_launcher else signal.SIGTERM)
+        process.wait(timeout=600)
+        drain.join(timeout=600)  # until the training has closed its output as well
+        assert not drain.is_alive()
     finally:
-        process.kill()
-    assert process.returncode == 143
-    lines = [line for line in errors.splitlines() if "stopped by" in line]
-    assert len(lines) == 1 and "Traceback" not in errors
+        for pid in {process.pid, trains}:
+            if psutil.pid_exists(pid) and process.poll() is None or pid != process.pid:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+    said = "stopped as its launcher was gone after step" if through_a_launcher else "stopped by SIGTERM after step"
+    assert process.returncode == (-signal.SIGKILL if through_a_launcher else 143)
+    assert errors.read_text().count(said) == 1 and "Traceback" not in errors.read_text()
     assert RunFolder(tmp_path / "run").newest_checkpoint() is not None
+
+
+@pytest.fixture(scope="module")
+def two_ranks() -> dict[str, dict]:
+    script = Path(__file__).with_name("faults") / "quick_signals.py"
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_two_ranks_stop_together_whoever_was_told_and_go_on_bitwise(two_ranks):
+    trained = {name: cell for name, cell in two_ranks.items() if "problems" in cell}
+    assert len(trained) == 3
+    for name, cell in trained.items():
+        assert cell["hung"] == 0 and cell["problems"] == [] and cell["differs"] == [], (name, cell)
+        assert cell["exit_codes"][0] == cell["exit_codes"][1] > 128, (name, cell)
+
+
+def test_two_ranks_that_do_not_train_yet_end_at_once(two_ranks):
+    cell = two_ranks["SIGTERM in begin to both"]
+    assert cell["exit_codes"] == [143, -signal.SIGTERM] and not cell["claimed"] and cell["differs"] == [], cell

@@ -1,17 +1,29 @@
-"""`hf-tti train`, `resume`, `verify` and `sweep`."""
+"""`hf-tti train`, `resume`, `import-checkpoint` and `verify`."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hf_tti.commands.base import INTERRUPTED, positive, recipe_arguments, set_argument
-from hf_tti.console import complain, say
+from hf_tti.commands.base import recipe_arguments, set_argument
+from hf_tti.console import say
 from hf_tti.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from hf_tti.recipe import Recipe
 
 
 def train_arguments(parser: argparse.ArgumentParser) -> None:
     recipe_arguments(parser)
+    _which_run_arguments(parser)
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint that is whole")
+    parser.add_argument(
+        "--elastic", action="store_true", help="resume with other processes or batch, the global batch being equal"
+    )
+
+
+def _which_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--run",
         dest="run_name",
@@ -19,13 +31,10 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
         help="which run of the recipe's sweep; default: first",
     )
     parser.add_argument("--run-dir", type=Path, metavar="DIR", help="default: runs/<experiment>/<run>")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint that is whole")
-    parser.add_argument(
-        "--elastic", action="store_true", help="resume with other processes or batch, the global batch being equal"
-    )
 
 
-def train(arguments: argparse.Namespace) -> int:
+def _which_run(arguments: argparse.Namespace) -> tuple[Recipe, Path]:
+    """The run that is meant, and its folder."""
     from hf_tti.recipe import expand_sweep, load_recipe
     from hf_tti.run_folder import default_run_dir
 
@@ -36,17 +45,37 @@ def train(arguments: argparse.Namespace) -> int:
             f"--run {name}: {arguments.recipe} has no such run{did_you_mean(name, runs)}: " + ", ".join(runs)
         )
     if len(runs) > 1 and arguments.run_name is None:
-        say(f"{arguments.recipe} stands for {len(runs)} runs; training the first (hf-tti sweep trains them all)")
+        say(f"{arguments.recipe} stands for {len(runs)} runs; taking the first (hf-tti sweep trains them all)")
+    return runs[name], arguments.run_dir or default_run_dir(runs[name])
+
+
+def train(arguments: argparse.Namespace) -> int:
+    recipe, run_dir = _which_run(arguments)
     from hf_tti.run import train_run
 
-    run_dir = arguments.run_dir or default_run_dir(runs[name])
     train_run(
-        runs[name],
+        recipe,
         run_dir,
         resume=arguments.resume,
         elastic=arguments.elastic,
         command=arguments.command_line,
     )
+    return 0
+
+
+def import_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint-<step> of transformers' Trainer"
+    )
+    recipe_arguments(parser)
+    _which_run_arguments(parser)
+
+
+def import_checkpoint(arguments: argparse.Namespace) -> int:
+    recipe, run_dir = _which_run(arguments)
+    from hf_tti.importing import import_checkpoint
+
+    import_checkpoint(recipe, arguments.checkpoint, run_dir, command=arguments.command_line)
     return 0
 
 
@@ -89,28 +118,3 @@ def verify(arguments: argparse.Namespace) -> int:
     else:
         say(f"{recipe.run_name} would go on from {valid[-1].name if valid else 'the start: there is no checkpoint'}")
     return 0
-
-
-def sweep_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipes", type=Path, nargs="+", metavar="RECIPE", help="YAML files, or folders of them")
-    set_argument(parser)
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs"), metavar="DIR", help="default: runs")
-    parser.add_argument("--dry-run", action="store_true", help="only list the runs")
-    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="runs at a time; default: 1")
-
-
-def sweep(arguments: argparse.Namespace) -> int:
-    from hf_tti.sweep import Sweep, plan
-
-    runs = plan(arguments.recipes, arguments.overrides, arguments.runs_dir)
-    if arguments.dry_run:
-        for run in runs:
-            say(f"{run.folder.path}  {run.state}")
-        return 0
-    sweep = Sweep(runs, jobs=arguments.jobs)
-    try:
-        sweep.train()
-    except KeyboardInterrupt:
-        complain("interrupted; the same command does the rest")
-        return INTERRUPTED
-    return sweep.report()

@@ -34,27 +34,38 @@ PATIENCE_S = 60  # for the rank that is left, to notice that the other is gone
 
 def launch(world: int, folder: Path, before: Callable[[int], None] = lambda rank: None, **changes: Any) -> list[int]:
     """The pids of so many ranks that train in one folder, each with a log beside it; each calls `before` first."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
 
     def work(rank: int) -> None:
-        os.environ.update(
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=str(port),
-            WORLD_SIZE=str(world),
-            RANK=str(rank),
-            LOCAL_RANK=str(rank),
-            GLOO_SOCKET_IFNAME="lo",
-            ACCELERATE_USE_CPU="true",
-        )
+        as_rank(rank, world, port)
         if world > 1:
-            dist.init_process_group("gloo", timeout=timedelta(seconds=PATIENCE_S))
             changes["ddp_backend"] = "gloo"
         before(rank)
         train("hf_tti", folder, **changes)
 
     return [start(lambda rank=rank: work(rank), log_of(folder, rank)) for rank in range(world)]
+
+
+def free_port() -> int:
+    """One that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def as_rank(rank: int, world: int, port: int) -> None:
+    """In a child: what a launcher sets, and the group of processes."""
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
+        WORLD_SIZE=str(world),
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        GLOO_SOCKET_IFNAME="lo",
+        ACCELERATE_USE_CPU="true",
+    )
+    if world > 1:
+        dist.init_process_group("gloo", timeout=timedelta(seconds=PATIENCE_S))
 
 
 def log_of(folder: Path, rank: int) -> Path:
