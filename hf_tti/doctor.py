@@ -1,6 +1,4 @@
-"""What works on this machine, and what a recipe would need of its memory. Waits a few seconds for
-the Hub at most.
-"""
+"""What works on this machine. Waits a few seconds for the Hub at most."""
 
 from __future__ import annotations
 
@@ -16,10 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_tti.recipe import Recipe
+from hf_tti.memory import GIB
 
 HUB_TIMEOUT_S = 4.0
-_GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ def _device() -> list[Finding]:
 
     if torch.cuda.is_available():
         devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-        names = ", ".join(f"{device.name} ({device.total_memory / _GIB:.0f} GiB)" for device in devices)
+        names = ", ".join(f"{device.name} ({device.total_memory / GIB:.0f} GiB)" for device in devices)
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         detail = "precision: auto trains in bf16" if bf16 else "precision: auto trains in fp32"
         return [
@@ -144,50 +141,5 @@ def _within(seconds: float, call: Callable[[], str]) -> str | None:
 
 def _disk(folder: Path) -> Finding:
     existing = next(parent for parent in (folder.resolve(), *folder.resolve().parents) if parent.exists())
-    free = shutil.disk_usage(existing).free / _GIB
+    free = shutil.disk_usage(existing).free / GIB
     return Finding("disk", "ok" if free > 5 else "problem", f"{free:.1f} GiB free at {existing}")
-
-
-def estimate_memory(recipe: Recipe) -> tuple[list[dict[str, str | float]], list[str]]:
-    """Rows {part, bytes, GiB} for one process, and the assumptions behind them.
-
-    Activations per token and layer: 34·d_model bytes in 16 bit for an MLP four times as wide
-    (Korthikanti et al. 2022,
-    https://arxiv.org/abs/2205.05198, without the attention matrix), twice that in fp32; scaled with
-    d_mlp.
-    """
-    from hf_tti.data._tokenizers import DEFAULT_VOCAB_SIZE
-    from hf_tti.from_recipe import build_config, count_parameters, has_bf16
-
-    vocab_size, vocab_note = recipe.data.get("vocab_size") or DEFAULT_VOCAB_SIZE, ""
-    if recipe.data.get("tokenizer") and not {"vocab_size", "pretrained"} & recipe.model.keys():
-        vocab_size = None
-        vocab_note = f" (the architecture's default; {recipe.data['tokenizer']} is not opened here)"
-    config = build_config(recipe, None, vocab_size)
-    num_parameters = count_parameters(config)
-    text = config.get_text_config()
-    precision = recipe.training.get("precision", "auto")
-    half = precision in ("bf16", "fp16") or (precision == "auto" and has_bf16())
-    batch = recipe.training.get("per_device_train_batch_size", 8)
-    tokens = batch * recipe.data.get("block_size", 512)
-    width = text.hidden_size
-    mlp = getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * width
-    activations = tokens * text.num_hidden_layers * (18 * width + 4 * mlp) * (1 if half else 2)
-    logits = tokens * text.vocab_size * (14 if half else 12)
-    parts = {
-        "parameters": 4 * num_parameters,
-        "gradients": 4 * num_parameters,
-        "AdamW moments": 8 * num_parameters,
-        "activations": activations,
-        "logits and their gradient": logits,
-    }
-    parts["together"] = sum(parts.values())
-    rows = [{"part": part, "bytes": size, "GiB": round(size / _GIB, 3)} for part, size in parts.items()]
-    assumptions = [
-        f"{num_parameters:,} parameters, kept in fp32 with their gradients and two AdamW moments",
-        f"{tokens:,} tokens in a micro-batch, {'16 bit' if half else 'fp32'} activations of every "
-        "layer kept, no attention matrix (sdpa)",
-        f"logits of all {text.vocab_size:,} tokens of the vocabulary at every position{vocab_note}",
-        "not counted: what objectives and metrics add, the CUDA context, fragmentation",
-    ]
-    return rows, assumptions

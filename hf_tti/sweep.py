@@ -6,11 +6,13 @@ does the rest. A run that fails does not stop the others.
 
 from __future__ import annotations
 
+import operator
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -19,13 +21,14 @@ from tqdm import tqdm
 
 from hf_tti.console import complain, say
 from hf_tti.errors import UserError
+from hf_tti.processes import signal_run, start, wait_for_group
 from hf_tti.recipe import Recipe, RecipeError, expand_sweep, load_recipe
 from hf_tti.run_folder import RunFolder, default_run_dir, resolve_paths
 from hf_tti.table import duration, format_number, format_table, headline_metrics
 
 LOG_FILE = "log.txt"
 _POLL_S = 0.2
-_TAIL_BYTES = 4096
+_TAIL_BYTES = 8192
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def plan(paths: Sequence[Path], overrides: Sequence[str], runs_dir: Path) -> lis
         except RecipeError as error:
             problems += error.problems
     if problems:
-        raise UserError("\n".join(problems))
+        raise RecipeError(problems)
     runs = [
         PlannedRun(run, RunFolder(default_run_dir(run, runs_dir)), tuple(overrides))
         for recipe in recipes
@@ -135,12 +138,23 @@ class _Running:
 
 
 class Sweep:
-    """Runs the plan with up to `jobs` processes at a time, and says when each begins and ends."""
+    """Runs the plan with up to `jobs` processes at a time, and says when each begins and ends.
 
-    def __init__(self, runs: Sequence[PlannedRun], *, jobs: int = 1):
+    Args:
+        command: what trains a run; default: one process of this machine.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[PlannedRun],
+        *,
+        jobs: int = 1,
+        command: Callable[[PlannedRun], Sequence[str]] = operator.attrgetter("command"),
+    ):
         self.runs = list(runs)
         self.jobs = jobs
         self.failed: list[PlannedRun] = []
+        self._command = command
 
     def train(self) -> None:
         """Trains what is not finished. Interrupted, it stops its processes first."""
@@ -160,14 +174,16 @@ class Sweep:
         finally:
             self._status.close()
             for item in running:
-                item.process.terminate()
+                signal_run(item.process.pid, item.process.args, signal.SIGTERM)
+            for item in running:
                 item.process.wait()
+                wait_for_group(item.process.pid)
                 item.log.close()
 
     def _show(self, running: Sequence[_Running]) -> None:
         """On a terminal: the last line of each running process, at the bottom."""
         if not self._status.disable:
-            lines = [f"{item.run.recipe.run_name}: {_last_line(item.run.folder.path / LOG_FILE)}" for item in running]
+            lines = [f"{item.run.recipe.run_name}: {last_line(item.run.folder.path / LOG_FILE)}" for item in running]
             self._status.set_description_str("  |  ".join(lines))
 
     def _say(self, number: int, run: PlannedRun, text: str) -> None:
@@ -187,13 +203,11 @@ class Sweep:
         path.mkdir(parents=True, exist_ok=True)
         self._say(number, run, f"training, output in {path / LOG_FILE}")
         log = open(path / LOG_FILE, "ab")
-        process = subprocess.Popen(run.command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self._env())
+        process = start(self._command(run), log, env=self._env())
         return _Running(number, run, process, log, time.monotonic())
 
     def _env(self) -> dict[str, str]:
-        if self.jobs == 1:
-            return dict(os.environ)
-        return {**os.environ, "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.jobs))}
+        return {} if self.jobs == 1 else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self.jobs))}
 
     def _end(self, item: _Running) -> None:
         item.log.close()
@@ -202,7 +216,7 @@ class Sweep:
             self._say(item.number, item.run, f"finished in {took}  {_outcome(item.run)}")
             return
         self.failed.append(item.run)
-        last = _last_line(item.run.folder.path / LOG_FILE)
+        last = last_line(item.run.folder.path / LOG_FILE)
         self._say(
             item.number,
             item.run,
@@ -211,13 +225,18 @@ class Sweep:
 
     def report(self) -> int:
         """Says the table of all finished runs, where they are, and which failed; the exit code."""
-        rows = [row for run in self.runs if (row := _row(run))]
-        if rows:
-            say(f"\n{format_table(rows)}\n")
-        say(f"{len(rows)} of {len(self.runs)} runs finished, in {_common_folder(self.runs)}")
-        for run in self.failed:
-            complain(f"failed: {run.recipe.run_name}, see {run.folder.path / LOG_FILE}")
-        return 1 if self.failed else 0
+        return report(self.runs, self.failed)
+
+
+def report(runs: Sequence[PlannedRun], failed: Sequence[PlannedRun]) -> int:
+    """Says the table of the finished runs, where they are, and which failed; the exit code."""
+    rows = [row for run in runs if (row := _row(run))]
+    if rows:
+        say(f"\n{format_table(rows)}\n")
+    say(f"{len(rows)} of {len(runs)} runs finished, in {common_folder(runs)}")
+    for run in failed:
+        complain(f"failed: {run.recipe.run_name}, see {run.folder.path / LOG_FILE}")
+    return 1 if failed else 0
 
 
 def _outcome(run: PlannedRun) -> str:
@@ -232,13 +251,19 @@ def _row(run: PlannedRun) -> dict[str, str | float | None] | None:
     return {"run": run.recipe.run_name, **headline_metrics(result["metrics"])}
 
 
-def _common_folder(runs: Sequence[PlannedRun]) -> str:
+def common_folder(runs: Sequence[PlannedRun]) -> str:
+    """The folder that all runs are below."""
     return os.path.commonpath([run.folder.path.parent for run in runs])
 
 
-def _last_line(path: Path) -> str:
+def last_line(path: Path) -> str:
+    """The last line of a log that says something; what a launcher says of the processes that failed is passed over."""
     with open(path, "rb") as handle:
         handle.seek(max(0, path.stat().st_size - _TAIL_BYTES))
         text = handle.read().decode("utf-8", errors="replace")
     lines = text.replace("\r", "\n").split("\n")
+    failures = [number for number, line in enumerate(lines) if "ChildFailedError: " in line]
+    if failures:
+        traces = [number for number in range(failures[-1]) if lines[number].startswith("Traceback")]
+        lines = [line for line in lines[: traces[-1] if traces else 0] if "torch/distributed/elastic/" not in line]
     return next((line for line in reversed(lines) if line.strip()), "no output")

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from hf_tti import cli, doctor
+from hf_tti.memory import estimate_memory
 from hf_tti.recipe import load_recipe
 from hf_tti.table import format_number, format_table, headline_metrics
 from tiny_runs import write_recipe
@@ -189,7 +190,7 @@ def test_doctor_does_not_wait_for_a_hub_that_is_silent():
 
 def test_memory_estimate_follows_the_recipe(recipe):
     def gib(part: str, *overrides: str) -> float:
-        rows, _ = doctor.estimate_memory(load_recipe(recipe, overrides))
+        rows, _ = estimate_memory(load_recipe(recipe, overrides))
         return next(row["bytes"] for row in rows if row["part"] == part)
 
     assert gib("parameters") == 4 * 11584

@@ -4,6 +4,7 @@ has what finished.
 
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from hf_tti import cli
 from hf_tti.errors import UserError
 from hf_tti.run_folder import write_json
-from hf_tti.sweep import LOG_FILE, PlannedRun, Sweep, plan
+from hf_tti.sweep import LOG_FILE, PlannedRun, Sweep, last_line, plan
 from tiny_runs import write_recipe
 
 _TRAINER = """
@@ -115,6 +116,39 @@ def test_parallel_runs_share_the_cores(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     runs = plan([recipe], [], tmp_path)
     assert Sweep(runs, jobs=3)._env()["OMP_NUM_THREADS"] == "2"
+
+
+# What `accelerate launch` wrote of two processes of which one refused its recipe; shortened.
+_LAUNCHER_LOG = """
+training.max_steps: 0 trains nothing; leave it out to train num_train_epochs
+W1123 07:26:51.375 8997 torch/distributed/elastic/multiprocessing/api.py:1028] Sending process 9073 SIGTERM
+E1123 07:26:51.844 8997 torch/distributed/elastic/multiprocessing/api.py:1002] failed (exitcode: 2) local_rank: 0
+Traceback (most recent call last):
+  File "<frozen runpy>", line 198, in _run_module_as_main
+    raise ChildFailedError(
+torch.distributed.elastic.multiprocessing.errors.ChildFailedError: 
+============================================================
+hf_tti FAILED
+  exitcode  : 2 (pid: 9071) 
+============================================================
+"""
+
+
+def test_the_last_line_of_a_log_is_the_runs_own(tmp_path):
+    log = tmp_path / LOG_FILE
+    log.write_text("step 1\rstep 2\n\n")
+    assert last_line(log) == "step 2"
+    log.write_text(_LAUNCHER_LOG)
+    assert last_line(log).startswith("training.max_steps: 0 trains nothing")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_sweep_that_is_told_to_stop_stops_and_says_so(recipe, tmp_path, monkeypatch, capsys, number):
+    before = signal.getsignal(number)
+    monkeypatch.setattr(Sweep, "train", lambda self: signal.raise_signal(number))
+    assert cli.main(["sweep", str(recipe), "--runs-dir", str(tmp_path / "runs")]) == 128 + number
+    assert "the same command does the rest" in capsys.readouterr().err
+    assert signal.getsignal(number) == before
 
 
 def test_an_interrupted_sweep_ends_its_processes(recipe, tmp_path, monkeypatch, capsys):
