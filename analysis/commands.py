@@ -14,7 +14,7 @@ from hf_tti.console import complain, say
 from hf_tti.errors import UserError
 
 _EXTRA = ("jinja2", "markupsafe", "matplotlib", "pandas", "scipy", "sklearn")
-_RUNS_HELP = "run folders, reports, folders of them, or names without -seed<n>: runs/x/baseline"
+_RUNS_HELP = "run folders, reports, folders of them, names without -seed<n> (runs/x/baseline), or owner/name on the Hub"
 _MARGIN_HELP = "cross-entropy that counts as free; default: the recipes', else 0.005"
 
 
@@ -50,6 +50,7 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the page and its tables")
     parser.add_argument("--baseline", metavar="NAME", help="method; default: the longest one without objectives")
     parser.add_argument("--margin", type=_nats, metavar="NATS", help=_MARGIN_HELP)
+    parser.add_argument("--wandb", metavar="PROJECT", help="log the page and its pictures to this project of W&B")
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -62,6 +63,10 @@ def _report(arguments: argparse.Namespace) -> int:
         from analysis.rows import terminal
         from analysis.runs import find_runs
 
+    if arguments.wandb is not None:
+        from hf_tti.tracking.reports import check_comparison, log_comparison
+
+        check_comparison(arguments.wandb)
     runs = find_runs(arguments.runs)
     comparison = compare_runs(runs, baseline=arguments.baseline, margin=arguments.margin)
     with replaced_folder(arguments.out) as folder:
@@ -70,6 +75,8 @@ def _report(arguments: argparse.Namespace) -> int:
         write_csv_files(comparison, folder)
         name = page.relative_to(folder)
     say(f"{terminal(comparison)}\n\nreport in {arguments.out / name}")
+    if arguments.wandb is not None:
+        log_comparison(arguments.wandb, arguments.out)
     return 0
 
 
@@ -92,8 +99,8 @@ def _compare(arguments: argparse.Namespace) -> int:
         from analysis.runs import find_runs
 
     two = compare_two(
-        find_runs([arguments.first]),
-        find_runs([arguments.second]),
+        find_runs([arguments.first], arrays=False),
+        find_runs([arguments.second], arrays=False),
         names=(str(arguments.first), str(arguments.second)),
         margin=arguments.margin,
     )

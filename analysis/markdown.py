@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
 
 from analysis import provenance, tables
 from analysis.comparison import Comparison
-from analysis.rows import Row, frontier_rows, hypervolume_sentence, metric_rows, null_name, verdict_rows
+from analysis.rows import frontier_rows, hypervolume_sentence, metric_rows, null_name, verdict_rows
+from hf_tti.markdown import escaped, table
 
 
 def markdown(comparison: Comparison) -> str:
@@ -18,11 +18,6 @@ def markdown(comparison: Comparison) -> str:
         parts += ["## Notes", _list(comparison.notes)]
     parts += ["## Provenance", *_provenance(comparison)]
     return "\n\n".join(parts) + "\n"
-
-
-def escaped(text: str) -> str:
-    """Text that stays text: no markup, no link, no cell or line of its own."""
-    return re.sub(r"([\\`*\[\]<>|&~#!])", r"\\\1", " ".join(text.split()))
 
 
 def _title(comparison: Comparison) -> str:
@@ -35,7 +30,7 @@ def _title(comparison: Comparison) -> str:
 def _verdicts(comparison: Comparison) -> list[str]:
     words = [summary.verdict.explanation for summary in comparison.methods if summary.verdict]
     none = "No verdict: there is no method to compare with a baseline."
-    parts = ["## Verdicts", _list(words) if words else none, _table(verdict_rows(comparison))]
+    parts = ["## Verdicts", _list(words) if words else none, table(verdict_rows(comparison))]
     if comparison.baseline:
         parts.append(
             f"Differences are to {escaped(comparison.baseline)}, paired by seed, with 95 % t intervals; *free* means "
@@ -48,7 +43,7 @@ def _metrics(comparison: Comparison) -> list[str]:
     if not comparison.metrics:
         return []
     parts = ["## Metrics", "Mean over seeds with its 95 % interval; in brackets the paired difference to the baseline."]
-    parts += [_table(metric_rows(table)) for table in tables.metric_tables(comparison)]
+    parts += [table(metric_rows(some)) for some in tables.metric_tables(comparison)]
     parts.append(_list([f"{info.title}: {info.summary}" for info in comparison.metrics]))
     if comparison.not_separating:
         keys = ", ".join(comparison.not_separating)
@@ -68,7 +63,7 @@ def _frontiers(comparison: Comparison) -> list[str]:
     )
     parts = ["## Frontiers", about]
     for frontier in comparison.frontiers:
-        parts += [f"### {escaped(frontier.metric.title)} against cross-entropy", _table(frontier_rows(frontier))]
+        parts += [f"### {escaped(frontier.metric.title)} against cross-entropy", table(frontier_rows(frontier))]
         parts.append(escaped(hypervolume_sentence(frontier)))
     return parts
 
@@ -76,7 +71,7 @@ def _frontiers(comparison: Comparison) -> list[str]:
 def _provenance(comparison: Comparison) -> list[str]:
     facts = {**provenance.facts(comparison), "seeds": _seeds(comparison)}
     weights = [dataclasses.asdict(row) for row in provenance.weights(comparison)]
-    return [_table([{"": name, "value": value} for name, value in facts.items()]), _table(weights)]
+    return [table([{"": name, "value": value} for name, value in facts.items()]), table(weights)]
 
 
 def _seeds(comparison: Comparison) -> str:
@@ -86,10 +81,3 @@ def _seeds(comparison: Comparison) -> str:
 
 def _list(lines: Sequence[str]) -> str:
     return "\n".join(f"- {escaped(line)}" for line in lines)
-
-
-def _table(rows: Sequence[Row]) -> str:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [[escaped(name) for name in names], ["---"] * len(names)]
-    lines += [[escaped(row[name]) for name in names] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -81,6 +81,8 @@ def evaluate_checkpoint(
     """
     place = checkpoint if isinstance(checkpoint, Checkpoint) else find_checkpoint(checkpoint, revision)
     recipe = place.recipe
+    if data is None and place.data_problem:
+        raise UserError(f"{place.given}: {place.data_problem}; name what to measure it on with --data")
     measures = _measures(metrics, recipe)
     wishes = _wishes(recipe, labels=labels, sample_tokens=sample_tokens, nulls=nulls)
     tokenizer, model = _load(place, measures)

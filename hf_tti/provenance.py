@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import subprocess
 from pathlib import Path
 
@@ -21,8 +22,10 @@ def versions() -> dict[str, str]:
 
 def git_commit() -> str | None:
     """The commit of the checkout that hf_tti is imported from, `-dirty` where files differ; None
-    outside of one.
+    outside of one. $HF_TTI_GIT_COMMIT is that of a checkout that this is a copy of.
     """
+    if given := os.environ.get("HF_TTI_GIT_COMMIT"):
+        return given
     package = Path(hf_tti.__file__).parent
     if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
         return None  # installed, perhaps below somebody else's repository

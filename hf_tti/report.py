@@ -22,10 +22,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as serialize
 from safetensors.numpy import save_file
 
 from hf_tti.errors import UserError
 from hf_tti.recipe.sections import NULL_ROWS
+from hf_tti.report_form import from_json
 from hf_tti.run_folder import write_text
 
 REPORT_FILE, ARRAYS_FILE, REPORT_DIR, SAE_DIR = "report.json", "arrays.safetensors", "report", "sae"
@@ -92,6 +94,8 @@ class LossShards:
 
     def __post_init__(self):
         object.__setattr__(self, "loss_sums", [_finite(value) for value in self.loss_sums])
+        if len(self.loss_sums) != len(self.num_tokens) or min(self.num_tokens, default=0) < 0:
+            raise UserError("loss_shards: a sum and a number of tokens of at least 0 are wanted for each shard")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,11 +162,10 @@ class Report:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{folder}: cannot hold a report: {error.strerror}") from error
-        text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        text = self._text()
         temporary = folder / f".{ARRAYS_FILE}.{os.getpid()}.tmp"
-        arrays = {key: np.ascontiguousarray(array) for key, array in self.arrays.items()}
         try:
-            save_file(arrays, temporary, metadata={_DIGEST: _sha256(text)})
+            save_file(self._contiguous(), temporary, metadata={_DIGEST: _sha256(text)})
             with open(temporary, "rb+") as handle:
                 os.fsync(handle.fileno())
             if files is not None and (folder / REPORT_FILE).is_file():
@@ -179,16 +182,32 @@ class Report:
         shutil.copymode(folder / REPORT_FILE, folder / ARRAYS_FILE)  # safetensors makes files for the owner alone
         return folder
 
+    def to_bytes(self) -> tuple[bytes, bytes]:
+        """The contents of the two files that `save` writes."""
+        text = self._text()
+        return text.encode(), serialize(self._contiguous(), metadata={_DIGEST: _sha256(text)})
+
+    def _text(self) -> str:
+        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def _contiguous(self) -> dict[str, np.ndarray]:
+        return {key: np.ascontiguousarray(array) for key, array in self.arrays.items()}
+
     @classmethod
-    def load(cls, path: str | Path) -> Report:
+    def load(cls, path: str | Path, *, need_arrays: bool = True) -> Report:
         """The report in a folder, at the path of a `report.json`, or in the `report/` of a run folder.
+
+        Args:
+            need_arrays: False: a report whose arrays are not beside it has none.
 
         Raises:
             UserError: none there, a truncated or foreign file, another format version, arrays of another evaluation.
         """
         path = find_report(Path(path))
         text = _read(path)
-        report = _from_json(cls, path, text)
+        report = from_json(cls, _PARTS, path, text, version=FORMAT_VERSION)
+        if not need_arrays and not path.with_name(ARRAYS_FILE).is_file():
+            return report
         arrays = _StoredArrays(path.with_name(ARRAYS_FILE))
         if arrays.digest != _sha256(text):
             raise UserError(f"{path}: {ARRAYS_FILE} beside it is of another evaluation; run hf-tti evaluate again")
@@ -267,48 +286,6 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from error
-
-
-def _from_json(cls: type[Report], path: Path, text: str) -> Report:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}: truncated or not JSON ({error.msg}, line {error.lineno}); run hf-tti evaluate again"
-        ) from error
-    version = content.get("format_version") if isinstance(content, dict) else None
-    if version is None:
-        raise UserError(f"{path}: not a report of hf-tti evaluate")
-    if version != FORMAT_VERSION:
-        raise UserError(
-            f"{path}: format version {version!r}; this hf_tti reads {FORMAT_VERSION}: run hf-tti evaluate again"
-        )
-    del content["format_version"]
-    for name, facts in _PARTS.items():
-        if name in content:
-            content[name] = _built(facts, content[name], path, f"{name}.")
-    _check_numbers(content.get("metrics", {}), path, "metrics")
-    for row, values in (content.get("nulls") or {}).items():
-        _check_numbers(values, path, f"nulls.{row}")
-    return _built(cls, content, path, "")
-
-
-def _built(cls: type, values: Any, path: Path, place: str) -> Any:
-    """The dataclass of exactly these values; arrays are not among them."""
-    wanted = {item.name for item in dataclasses.fields(cls)} - {"arrays"}
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: {place.rstrip('.')}: an object is wanted, not {type(values).__name__}")
-    for name in sorted(wanted ^ values.keys()):
-        raise UserError(f"{path}: {place}{name}: {'missing' if name in wanted else 'unknown'}")
-    return cls(**values)
-
-
-def _check_numbers(values: Any, path: Path, place: str) -> None:
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: {place}: an object is wanted, not {type(values).__name__}")
-    for name, value in values.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
-            raise UserError(f"{path}: {place}.{name}: {value!r} is not a number")
 
 
 def _finite_values(values: Mapping[str, float | None]) -> dict[str, float | None]:

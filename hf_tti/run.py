@@ -9,18 +9,16 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, TrainerState
-from transformers.integrations import get_reporting_integration_callbacks
+from transformers import PrinterCallback
 from transformers.utils import logging as transformers_logging
 
 from hf_tti.arguments import InterpTrainingArguments
-from hf_tti.callbacks.early_stopping import EarlyStopping
 from hf_tti.callbacks.metrics_jsonl import MetricsJsonl, clean
 from hf_tti.callbacks.progress_line import ProgressLine, evaluation_words
 from hf_tti.checkpoints import QUARANTINE, resumable
@@ -35,10 +33,13 @@ from hf_tti.from_recipe import (
     build_model,
     build_objectives,
 )
-from hf_tti.hub import check_hub, push_final
+from hf_tti.hub import check_hub, push_what_is_left, pushing, section_of
 from hf_tti.provenance import git_commit, versions
 from hf_tti.recipe import Recipe
 from hf_tti.recipe.sections import HubSection, TrackingSection
+from hf_tti.redaction import masked, printable
+from hf_tti.run_end import final_metrics, load_if_over
+from hf_tti.run_figures import headline, num_parameters, tokens_per_step, tokens_seen
 from hf_tti.run_folder import (
     RECIPE_FILE,
     RESULT_FILE,
@@ -49,7 +50,7 @@ from hf_tti.run_folder import (
     write_text,
 )
 from hf_tti.saving import agreed
-from hf_tti.signals import EvaluationStopped, StopOnSignal, Stopped
+from hf_tti.signals import BrokenOff, StopOnSignal
 from hf_tti.tracking import check_tracker, tracked, tracker_run_id
 from hf_tti.trainer import InterpTrainer
 
@@ -97,38 +98,46 @@ def train_run(
     started = time.monotonic()
     recipe = resolve_paths(recipe)
     folder, section = RunFolder(Path(run_dir)), TrackingSection(**recipe.tracking)
-    hub = HubSection(**recipe.hub)
+    hub = section_of(recipe)
     check_tracker(section)
     args = build_arguments(recipe, folder.path)
     args.elastic_resume = elastic
     _quieten()
     with ExitStack() as stack:
+        stopper = stack.enter_context(StopOnSignal(args.world_size, args.process_index).listening())
         result = _on_main(args, lambda: _enter(stack, folder, recipe, hub, resume, elastic))
         if result is not None:
             say(f"{folder.path} is finished: {'  '.join(evaluation_words(result['metrics']))}")
+            stopper.training_is_over()
+            push_what_is_left(hub, folder, args)
             return _as_result(folder, result)
         with args.main_process_first(local=False, desc="preparing data"):
             progress = is_main_process() and sys.stderr.isatty()
             data = prepare_data(DataConfig(**recipe.data), progress=progress)
-        trainer = _build_trainer(recipe, args, data)
+        trainer = build_trainer(recipe, args, data)
         _check_training(trainer)
-        _on_main(args, lambda: _record(folder, recipe, data, command))
+        _on_main(args, lambda: record_run(folder, recipe, data, command))
+        pushes = stack.enter_context(pushing(hub, folder, args))
         args.project = section.project
-        args.report_to = stack.enter_context(
-            tracked(
-                section,
-                run_dir=folder.path,
-                run_name=recipe.run_name,
-                group=recipe.experiment or recipe.name,
-                run_id=tracker_run_id(recipe.digest(), folder.path),
-            )
+        curves = tracked(
+            section,
+            run_dir=folder.path,
+            run_name=recipe.run_name,
+            group=recipe.experiment or recipe.name,
+            run_id=tracker_run_id(recipe.digest(), folder.path),
+            recipe=recipe,
+            metrics=trainer.interp_metrics,
         )
-        for callback in get_reporting_integration_callbacks(args.report_to):
+        for callback in stack.enter_context(curves):
             trainer.add_callback(callback)
-        say(_headline(recipe, folder, trainer, data))
-        result = _train(recipe, folder, trainer, data, resume=resume, started=started)
-    if hub.push == "final" and args.process_index == 0:
-        say(f"pushed to {push_final(hub, folder.final, recipe, result['metrics'])}")
+        say(headline(recipe, folder, trainer, data))
+        trainer.add_callback(pushes)
+        trainer.add_callback(stopper)  # last: the others have seen the step
+        with stopper.noting():
+            result = _train(recipe, folder, trainer, data, stopper, resume=resume, started=started)
+        if hub.push != "none":
+            stopper.raise_if_noted()
+        pushes.final()
     return _as_result(folder, result)
 
 
@@ -147,8 +156,7 @@ def _enter(
     folder.check(recipe, resume=resume, elastic=elastic)
     result = folder.result()
     if result is None:
-        if hub.push != "none":
-            check_hub(hub)
+        check_hub(hub)
         stack.enter_context(folder.lock())
     return result
 
@@ -161,7 +169,7 @@ def _check_training(trainer: InterpTrainer) -> None:
     trainer._created_lr_scheduler = False
 
 
-def _record(folder: RunFolder, recipe: Recipe, data: PreparedData, command: str | None) -> None:
+def record_run(folder: RunFolder, recipe: Recipe, data: PreparedData, command: str | None) -> None:
     """Makes the folder this run's, unless it is already. Until here a mistake leaves nothing behind."""
     record = folder.record()
     if record is not None and record["data_fingerprint"] != data.fingerprint:
@@ -172,6 +180,7 @@ def _record(folder: RunFolder, recipe: Recipe, data: PreparedData, command: str 
     if record is not None and (folder.path / RECIPE_FILE).is_file():
         return
     digest, commit, libraries = recipe.digest(), git_commit(), versions()
+    command = masked(command) if command else None
     header = [
         f"# {recipe.run_name}, resolved from {recipe.path}",
         f"# digest: {digest}",
@@ -183,7 +192,7 @@ def _record(folder: RunFolder, recipe: Recipe, data: PreparedData, command: str 
         "name": recipe.run_name,
         "experiment": recipe.experiment,
         "digest": digest,
-        "recipe": str(recipe.path),
+        "recipe": masked(str(recipe.path)),
         "command": command,
         "versions": libraries,
         "git_commit": commit,
@@ -191,6 +200,7 @@ def _record(folder: RunFolder, recipe: Recipe, data: PreparedData, command: str 
         "data_fingerprint": data.fingerprint,
     }
     write_json(folder.path / RUN_FILE, record)  # first: it makes the folder this run's
+    header = [printable(masked(line)) for line in header]
     write_text(folder.path / RECIPE_FILE, "\n".join(header) + "\n" + recipe.to_yaml())
 
 
@@ -198,7 +208,8 @@ def _on_main(args: InterpTrainingArguments, work: Callable[[], Any]) -> Any:
     return agreed(work if args.process_index == 0 else None, args.world_size)
 
 
-def _build_trainer(recipe: Recipe, args: InterpTrainingArguments, data: PreparedData) -> InterpTrainer:
+def build_trainer(recipe: Recipe, args: InterpTrainingArguments, data: PreparedData) -> InterpTrainer:
+    """The trainer of one run, with its model, objectives, metrics and callbacks."""
     parts = {
         "model": build_model(recipe, data.tokenizer, seed=args.seed),
         "objectives": build_objectives(recipe),
@@ -217,7 +228,7 @@ def _build_trainer(recipe: Recipe, args: InterpTrainingArguments, data: Prepared
     trainer.remove_callback(PrinterCallback)
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, MetricsJsonl | ProgressLine):
-            callback.tokens_per_step = _tokens_per_step(recipe, args, data)
+            callback.tokens_per_step = tokens_per_step(recipe, args, data)
     return trainer
 
 
@@ -226,6 +237,7 @@ def _train(
     folder: RunFolder,
     trainer: InterpTrainer,
     data: PreparedData,
+    stopper: StopOnSignal,
     *,
     resume: bool,
     started: float,
@@ -237,14 +249,12 @@ def _train(
         for problem in damaged:
             say(f"passed over, now in {folder.path / QUARANTINE}: {problem}")
         say(f"resuming from {checkpoint}" if checkpoint else "no checkpoint to resume from; starting anew")
-    stopper = StopOnSignal(args.world_size)
-    trainer.add_callback(stopper)
-    with stopper.listening():
-        if checkpoint is None or not _load_if_over(trainer, checkpoint):
+    with suppress(BrokenOff):
+        if checkpoint is None or not load_if_over(trainer, checkpoint):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        metrics = {} if stopper.number else _final_metrics_unless_stopped(trainer)
+        metrics = final_metrics(trainer)
     if stopper.number:
-        raise Stopped(stopper.number, trainer.state.global_step)
+        raise stopper.stopped(trainer.state.global_step)
     if not math.isfinite(metrics.get("eval_loss", 0.0)):
         raise UserError(f"{folder.path}: eval_loss is {metrics['eval_loss']} at the end; nothing is saved as final")
     trainer.save_model(str(folder.final))
@@ -256,8 +266,8 @@ def _train(
         "seed": args.seed,
         "metrics": clean({key: value for key, value in metrics.items() if key.startswith("eval_")}),
         "num_steps": trainer.state.global_step,
-        "num_train_tokens": _tokens_seen(trainer, data, _tokens_per_step(recipe, args, data)),
-        "num_parameters": _num_parameters(trainer),
+        "num_train_tokens": tokens_seen(trainer, data, tokens_per_step(recipe, args, data)),
+        "num_parameters": num_parameters(trainer),
         "best_step": trainer.state.best_global_step if args.load_best_model_at_end else None,
         "resumed_from": checkpoint.name if checkpoint else None,
         "wall_seconds": round(time.monotonic() - started, 1),
@@ -269,91 +279,6 @@ def _train(
         write_json(folder.path / RESULT_FILE, result)
     say(f"finished {folder.path}: {'  '.join(evaluation_words(metrics))}")
     return result
-
-
-def _load_if_over(trainer: InterpTrainer, checkpoint: Path) -> bool:
-    """Whether training had ended at this checkpoint; if so the trainer is as training left it.
-
-    The Trainer itself would do at least one step more before it looks.
-    """
-    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    stoppers = [c for c in trainer.callback_handler.callbacks if isinstance(c, EarlyStopping)]
-    if state.global_step < state.max_steps and not any(c.has_stopped(trainer.args, state) for c in stoppers):
-        return False
-    trainer.state = state
-    state.is_world_process_zero, state.is_local_process_zero = (
-        trainer.is_world_process_zero(),
-        trainer.is_local_process_zero(),
-    )
-    trainer._load_from_checkpoint(str(checkpoint))
-    if trainer.args.load_best_model_at_end and state.best_model_checkpoint is not None:
-        trainer._load_best_model()
-    trainer.callback_handler.on_train_end(trainer.args, state, trainer.control)
-    return True
-
-
-def _final_metrics_unless_stopped(trainer: InterpTrainer) -> dict[str, float]:
-    try:
-        return _final_metrics(trainer)
-    except EvaluationStopped:
-        return {}
-
-
-def _final_metrics(trainer: InterpTrainer) -> dict[str, float]:
-    """The evaluation of the weights that are saved: the last step's if it was evaluated, else a
-    new one.
-    """
-    if not trainer.args.load_best_model_at_end:
-        for line in reversed(trainer.state.log_history):
-            if line["step"] < trainer.state.global_step:
-                break
-            if "eval_loss" in line:
-                return line
-    return trainer.evaluate()
-
-
-def _num_parameters(trainer: InterpTrainer) -> int:
-    """Of the model, tied ones once; what objectives own is attached while it trains only."""
-    return trainer.model.num_parameters()
-
-
-def _rows_per_step(args: InterpTrainingArguments) -> int:
-    return args.train_batch_size * args.world_size * args.gradient_accumulation_steps
-
-
-def _tokens_per_step(recipe: Recipe, args: InterpTrainingArguments, data: PreparedData) -> float:
-    """Real tokens in an optimizer step: exact for packed rows, the mean over rows otherwise."""
-    per_row = DataConfig(**recipe.data).block_size
-    if data.num_train_tokens is not None:
-        per_row = data.num_train_tokens / len(data.train)
-    return per_row * _rows_per_step(args)
-
-
-def _tokens_seen(trainer: InterpTrainer, data: PreparedData, tokens_per_step: float) -> int:
-    steps = trainer.state.global_step
-    if data.num_train_tokens is None:
-        return round(steps * tokens_per_step)
-    steps_per_epoch = -(-len(data.train) // _rows_per_step(trainer.args))
-    epochs, rest = divmod(steps, steps_per_epoch)
-    return round(epochs * data.num_train_tokens + rest * tokens_per_step)
-
-
-def _headline(recipe: Recipe, folder: RunFolder, trainer: InterpTrainer, data: PreparedData) -> str:
-    args = trainer.args
-    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
-    source = recipe.model.get("pretrained") or recipe.model.get("model_type", "gpt2")
-    tokens = "a stream" if data.num_train_tokens is None else f"{data.num_train_tokens:,} tokens"
-    objectives = [f"{label} ({entry['weight']:g})" for label, entry in recipe.objectives.items()]
-    processes = "1 process" if args.world_size == 1 else f"{args.world_size} processes"
-    corpus = recipe.data.get("name", DataConfig().name)
-    return "\n".join(
-        [
-            f"{recipe.run_name} in {folder.path}",
-            f"model {source}, {_num_parameters(trainer):,} parameters; {args.device.type}, {precision}, {processes}",
-            f"data {corpus}, {tokens}, vocabulary {len(data.tokenizer):,}",
-            f"objectives {', '.join(objectives) or 'none beside cross-entropy'}",
-        ]
-    )
 
 
 def _as_result(folder: RunFolder, result: Mapping[str, Any]) -> RunResult:

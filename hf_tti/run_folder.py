@@ -21,6 +21,7 @@ from typing import Any
 
 from hf_tti.checkpoints import newest_valid
 from hf_tti.errors import UserError
+from hf_tti.own_files import check_run_links
 from hf_tti.recipe import Recipe, load_recipe
 from hf_tti.recipe.check import SWEPT_SECTIONS
 
@@ -32,6 +33,7 @@ RUN_FILE, RESULT_FILE, RECIPE_FILE, METRICS_FILE = (
 )
 
 
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}")
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # of write_text, left by a process that was killed
 ELASTIC = ("training.per_device_train_batch_size", "training.gradient_accumulation_steps")
 
@@ -50,7 +52,7 @@ def resolve_paths(recipe: Recipe) -> Recipe:
     base = recipe.path.parent.resolve()
 
     def absolute(value: Any) -> Any:
-        is_path = isinstance(value, str) and (base / value).exists()
+        is_path = isinstance(value, str) and os.path.exists(base / value)  # False where no path can be so long
         return str((base / value).resolve()) if is_path else value
 
     model = {key: absolute(value) if key == "pretrained" else value for key, value in recipe.model.items()}
@@ -75,7 +77,10 @@ class RunFolder:
 
     def record(self) -> dict[str, Any] | None:
         """What `run.json` holds, or None where no run has begun."""
-        return _read_json(self.path / RUN_FILE, {"name", "digest"})
+        record = _read_json(self.path / RUN_FILE, {"name", "digest"})
+        if record is not None and not (isinstance(record["name"], str) and _NAME.fullmatch(record["name"])):
+            raise UserError(f"{self.path / RUN_FILE}: name: {str(record['name'])[:80]!r} is no name of a run")
+        return record
 
     def result(self) -> dict[str, Any] | None:
         """What `result.json` holds, or None while the run is not finished."""
@@ -109,6 +114,7 @@ class RunFolder:
             UserError: the folder holds another recipe's run, an unfinished run and `resume` is not
                 set, or things that no run wrote.
         """
+        check_run_links(self.path)
         record = self.record()
         if record is None:
             self._check_unclaimed()
@@ -145,6 +151,7 @@ class RunFolder:
     def lock(self) -> Iterator[None]:
         """Keeps a second process from training here; ends with this process."""
         self.path.mkdir(parents=True, exist_ok=True)
+        check_run_links(self.path)
         with open(self.path / ".lock", "w") as handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -193,6 +200,8 @@ def _read_json(path: Path, keys: set[str]) -> dict[str, Any] | None:
         raise UserError(f"{path.parent} is a file or below one; name a folder") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not a JSON file ({error.msg}, line {error.lineno}); remove it") from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, a number of thousands of digits, too deep
+        raise UserError(f"{path}: not a JSON file ({error}); remove it") from error
     if not isinstance(content, dict) or not keys <= content.keys():
         raise UserError(f"{path}: not written by a run; remove it")
     return content

@@ -25,6 +25,7 @@ from tiny_runs import TINY_DATA, write_recipe
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
+    write_recipe(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_TTI_CACHE", str(folder / "cache"))
         yield folder
@@ -36,7 +37,7 @@ def run_of(path: Path, *overrides: str):
 
 @pytest.fixture(scope="module")
 def recipe(folder):
-    return run_of(write_recipe(folder))
+    return run_of(folder / "tiny.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -373,7 +374,7 @@ def test_two_processes_do_not_train_in_one_folder(interrupted, recipe):
 )
 def test_a_mistake_is_one_line_and_leaves_no_run_behind(folder, tmp_path, overrides, said, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # no tracker is installed
-    monkeypatch.setattr("hf_tti.hub.get_token", lambda: None)
+    monkeypatch.setattr("hf_tti.hub.check.get_token", lambda: None)
     run = RunFolder(tmp_path / "run")
     with pytest.raises(UserError, match=said) as caught:
         train_run(run_of(folder / "tiny.yaml", *overrides.split()), run.path)

@@ -40,11 +40,12 @@ def curve_pictures(comparison: Comparison) -> list[Picture]:
 
 
 def _lines(comparison: Comparison, quantity: str, term: str = "") -> Lines:
-    found = {(m.name, term): [_curve(run, quantity) for run in m.runs] for m in comparison.methods}
+    found = {(m.name, term): [curve_of(run, quantity) for run in m.runs] for m in comparison.methods}
     return {key: curves for key, curves in found.items() if any(len(curve) > 1 for curve in curves)}
 
 
-def _curve(run: Run, quantity: str) -> Curve:
+def curve_of(run: Run, quantity: str) -> Curve:
+    """Step -> what the run logged under this name, finite values alone."""
     points = ((line.get("step"), line.get(quantity)) for line in run.curves)
     return {step: float(value) for step, value in points if isinstance(step, int) and _is_finite(value)}
 

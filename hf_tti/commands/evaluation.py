@@ -70,6 +70,7 @@ def _check_can_hold(folder: Path) -> None:
 
 def _evaluate_one(place: Checkpoint, arguments: argparse.Namespace) -> None:
     from hf_tti.evaluate import evaluate_checkpoint
+    from hf_tti.tracking.reports import log_report
 
     nulls = _words("--nulls", arguments.nulls)
     folder = arguments.out or place.default_out
@@ -92,6 +93,8 @@ def _evaluate_one(place: Checkpoint, arguments: argparse.Namespace) -> None:
     if lacking := [name for name, value in report.metrics.items() if value is None]:
         names = ", ".join(lacking[:4]) + ", …" * (len(lacking) > 4)
         complain(f"{report.name}: no finite value for {len(lacking)} of {len(report.metrics)} names: {names}")
+    if place.run is not None:
+        log_report(place.run, report, folder)
     if len(arguments.checkpoints) == 1:
         say(f"{report.name}, {report.metrics['num_tokens']:,} tokens of {report.data.name}\n")
         say(format_table(_with_nulls(report)))

@@ -9,6 +9,7 @@ from typing import Any
 def cross_problems(recipe: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """(key, reason) for every contradiction between values that are each allowed."""
     yield from _data_problems(recipe)
+    yield from _hub_problems(recipe)
     model = recipe.get("model") or {}
     if not model.get("pretrained"):
         yield from _model_problems(model, recipe.get("data") or {}, schema)
@@ -28,6 +29,17 @@ def _data_problems(recipe: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "data.vocab_size",
             "is the size of a tokenizer trained on the corpus; remove it or data.tokenizer",
         )
+
+
+def _hub_problems(recipe: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    hub, training, sweep = (recipe.get(name) or {} for name in ("hub", "training", "sweep"))
+    if hub.get("push", "none") == "none":
+        return
+    if hub["push"] == "steps" and training.get("save_strategy") == "no":
+        yield "hub.push", "steps pushes checkpoints, and training.save_strategy is no; choose steps or epoch"
+    several = sweep.get("grid") or len(sweep.get("seeds") or ()) > 1
+    if several and hub.get("repo") and "{run}" not in hub["repo"]:
+        yield "hub.repo", "is one repository for several runs; put {run}, the run's name, into it"
 
 
 def _model_problems(model: Mapping, data: Mapping, schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -135,11 +135,24 @@ class TrackingSection:
 
 @dataclass(frozen=True, kw_only=True)
 class HubSection:
-    """Whether the finished model is published."""
+    """What of a run is published."""
 
-    push: Literal["none", "final"] = field(default="none", metadata=_help("what is pushed to the HuggingFace Hub"))
-    repo: str | None = field(default=None, metadata=_help("repository, owner/name"))
+    push: Literal["none", "final", "steps"] = field(
+        default="none",
+        metadata=_help(
+            "to the HuggingFace Hub: the final model, or also every checkpoint as a branch `step1000`; "
+            "needs a token (HF_TOKEN or hf auth login)"
+        ),
+    )
+    repo: str | None = field(default=None, metadata=_help("repository, owner/name; `{run}` in it is the run's name"))
     private: bool = field(default=True, metadata=_help("whether a new repository is private"))
+    license: str | None = field(
+        default=None,
+        metadata=_help("licence of the model, as the Hub names it: apache-2.0, cc-by-4.0", pattern=r"[a-z0-9.-]+"),
+    )
+    wait_minutes: float = field(
+        default=10.0, metadata=_help("how long a run that is done waits for a Hub that does not answer", min=0)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

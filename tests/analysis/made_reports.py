@@ -145,7 +145,7 @@ def _recipe(method: str, seed: int) -> dict:
     return {
         "experiment": "made",
         "question": "What does it cost?",
-        "model": {"model_type": "gpt2", "n_layer": 3, "n_embd": 128},
+        "model": {"model_type": "gpt2", "n_layer": 3, "n_embd": 128, "n_head": 4},
         "data": {"name": "synthetic_stories", "vocab_size": 2048, "block_size": 128},
         "training": {"max_steps": _steps(method), "learning_rate": 1e-3, "seed": seed, "data_seed": seed},
         **objectives,

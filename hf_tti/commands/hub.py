@@ -1,0 +1,104 @@
+"""`hf-tti push`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_tti.console import complain, say
+from hf_tti.errors import UserError
+
+if TYPE_CHECKING:
+    from hf_tti.recipe.sections import HubSection
+    from hf_tti.run_folder import RunFolder
+
+
+def push_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folders", type=Path, nargs="+", metavar="RUN", help="folders of runs")
+    parser.add_argument(
+        "--repo", metavar="OWNER/NAME", help="default: the recipe's hub.repo; {run} in it is the run's name"
+    )
+    parser.add_argument("--public", action="store_true", help="make new repositories public; default: private")
+    parser.add_argument("--steps", action="store_true", help="all checkpoints that are there, promised or not")
+    parser.add_argument("--collection", metavar="TITLE|SLUG", help="put the models into it, made where missing")
+    parser.add_argument(
+        "--report", type=Path, metavar="DIR", help="folder of hf-tti report, for the card's frontier pictures"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only list what would be pushed")
+
+
+def push(arguments: argparse.Namespace) -> int:
+    from hf_tti.hub import PushError
+
+    if arguments.report is not None and not any(arguments.report.glob("figures/frontier-*.png")):
+        makes = f"hf-tti report RUNS --out {arguments.report}"
+        raise UserError(f"--report {arguments.report}: holds no figures/frontier-*.png; {makes} draws them")
+    targets = _targets(arguments)
+    of = {"steps": arguments.steps, "report_dir": arguments.report}
+    if arguments.dry_run:
+        for repo, (run, _) in targets.items():
+            _plan(run, repo, of)
+        return 0
+    pushed, failed = [], None
+    for repo, (run, section) in targets.items():
+        try:
+            _push_one(run, repo, {"private": section.private and not arguments.public, **of})
+            pushed.append(repo)
+        except PushError as error:
+            if len(targets) == 1:
+                raise
+            complain(str(error))
+            failed = PushError(f"{len(targets) - len(pushed)} of {len(targets)} runs are not all on the Hub")
+    if arguments.collection is not None and pushed:
+        _collect(arguments.collection, pushed, private=not arguments.public)
+    if failed is not None:
+        raise failed
+    return 0
+
+
+def _targets(arguments: argparse.Namespace) -> dict[str, tuple[RunFolder, HubSection]]:
+    """Repository -> what is pushed to it.
+
+    Raises:
+        UserError: a folder without a run, one without a repository, two for one repository.
+    """
+    from hf_tti.hub import section_of
+    from hf_tti.run_folder import RunFolder
+
+    targets: dict[str, tuple[RunFolder, HubSection]] = {}
+    for run in map(RunFolder, arguments.folders):
+        recipe = run.recipe()
+        section = section_of(recipe)
+        repo = (arguments.repo or section.repo or "").replace("{run}", recipe.run_name)
+        if not repo:
+            raise UserError(f"--repo: missing, and the recipe of {run.path} names none; write --repo owner/name")
+        if repo in targets:
+            both = f"{targets[repo][0].path} and {run.path}"
+            raise UserError(f"--repo {repo}: is for {both}; write {{run}} in it, as in --repo owner/{{run}}")
+        targets[repo] = (run, section)
+    return targets
+
+
+def _plan(run: RunFolder, repo: str, of: dict[str, Any]) -> None:
+    from hf_tti.hub import planned
+
+    for branch, files in planned(run, repo, **of).items():
+        say(f"{repo} {branch}: {len(files)} files, {sum(files.values()):,} bytes: {', '.join(sorted(files))}")
+
+
+def _push_one(run: RunFolder, repo: str, of: dict[str, Any]) -> None:
+    from hf_tti.hub import push_run
+
+    done = push_run(run, repo, **of)
+    for branch, commit in done.branches.items():
+        say(f"{branch}: {f'pushed, commit {commit[:10]}' if commit else 'already there, byte for byte'}")
+    say(done.url)
+
+
+def _collect(title: str, repos: list[str], *, private: bool) -> None:
+    from huggingface_hub import HfApi
+
+    from hf_tti.hub.collections import add_to_collection
+
+    say(f"in the collection {HfApi().endpoint}/collections/{add_to_collection(title, repos, private=private)}")

@@ -1,0 +1,233 @@
+"""Laws of the ledger and the outbox: a promise outlives rotation and kills; what may pass is tried again, in time."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from fakes.hub import status
+from hf_tti.hub.ledger import LEDGER, Ledger
+from hf_tti.hub.outbox import LONGEST_WAIT_S, Outbox
+from hf_tti.hub.queue import PushQueue
+from hf_tti.hub.remote import Remote
+from hf_tti.hub.training import PushCheckpoints
+from hf_tti.recipe import load_recipe
+from hf_tti.run_folder import RECIPE_FILE, RESULT_FILE, RUN_FILE, RunFolder
+from tiny_runs import write_recipe
+
+
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(autouse=True)
+def _no_backoff_of_the_client(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+
+
+@pytest.fixture
+def run(tmp_path) -> RunFolder:
+    """A finished run that nobody trained, with two checkpoints."""
+    folder = RunFolder(tmp_path / "run")
+    recipe = load_recipe(write_recipe(tmp_path, hub={"push": "steps", "repo": "me/tiny"}))
+    for name in ("final", "checkpoint-2", "checkpoint-4"):
+        place = folder.path / name
+        place.mkdir(parents=True)
+        (place / "config.json").write_text(json.dumps({"model_type": "gpt2", "name": name}))
+        (place / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}" + name.encode() * 100)
+        (place / "optimizer.safetensors").write_bytes(b"stays here")
+    (folder.path / RECIPE_FILE).write_text(recipe.to_yaml())
+    (folder.path / RUN_FILE).write_text(json.dumps({"name": "tiny", "digest": recipe.digest(), "versions": {}}))
+    (folder.path / RESULT_FILE).write_text(json.dumps({"metrics": {"eval_loss": 3.0, "eval_perplexity": 20.1}}))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _small_card(monkeypatch):
+    monkeypatch.setattr(
+        "hf_tti.hub.outbox.card_files", lambda run, repo, **of: {"README.md": f"# {of['revision']}\n".encode()}
+    )
+
+
+def outbox_of(run: RunFolder, **more) -> Outbox:
+    return Outbox(run, Remote("me/tiny", private=True), **more)
+
+
+def weights(run: RunFolder, name: str) -> bytes:
+    return (run.path / name / "model.safetensors").read_bytes()
+
+
+def test_a_promise_outlives_the_rotation_of_its_checkpoint(hub, run):
+    expected = weights(run, "checkpoint-2")
+    Ledger(run.path, "me/tiny").promise("step2", run.path / "checkpoint-2")
+    shutil.rmtree(run.path / "checkpoint-2")
+    outbox = outbox_of(run)  # of another session
+    assert outbox.ledger.pending() == ["step2"]
+    outbox.adopt("step2")
+    assert outbox.attempt() == 0 and outbox.attempt() is None
+    assert hub.repos["me/tiny"].branches["step2"]["model.safetensors"] == expected
+    assert "optimizer.safetensors" not in hub.repos["me/tiny"].branches["step2"]
+    assert outbox.ledger.pending() == [] and outbox.ledger.staged_branches() == []
+
+
+def test_a_line_that_a_kill_tore_costs_no_other(run):
+    ledger = Ledger(run.path, "me/tiny")
+    ledger.promise("step2")
+    with open(run.path / LEDGER, "ab") as handle:
+        handle.write(b'{"event": "pushed", "bran')
+    ledger.promise("step4")
+    ledger.promise("main")
+    assert Ledger(run.path, "me/tiny").pending() == ["step2", "step4", "main"]
+    ledger.pushed("step2", "a" * 40)
+    assert Ledger(run.path, "me/tiny").pending() == ["step4", "main"]
+    assert Ledger(run.path, "me/other").pending() == [] and not Ledger(run.path, "me/other").has_pushed("step2")
+
+
+def test_what_may_pass_is_tried_again_after_longer_and_longer_waits(hub, run):
+    clock = Clock()
+    outbox = outbox_of(run, clock=clock, wall=clock)
+    outbox.promise("step4", run.path / "checkpoint-4")
+    hub.decide = lambda request: status(503)
+    waits = []
+    for _ in range(9):
+        wait = outbox.attempt()
+        waits.append(wait)
+        asked = len(hub.requests)
+        clock.now += wait / 2
+        assert outbox.attempt() == pytest.approx(wait / 2) and len(hub.requests) == asked  # not before its time
+        clock.now += wait / 2
+    assert waits == [1, 2, 4, 8, 16, 32, LONGEST_WAIT_S, LONGEST_WAIT_S, LONGEST_WAIT_S]
+    assert outbox.missing() == [("step4", "the Hub answered 503")] and outbox.is_waiting()
+    hub.heal()
+    assert outbox.attempt() == 0 and outbox.missing() == []
+
+
+def test_the_hubs_own_waiting_time_is_kept(hub, run):
+    clock = Clock()
+    outbox = outbox_of(run, clock=clock, wall=clock)
+    outbox.promise("main")
+    hub.fail("POST", "/commit/", status(429, retry_after=33))
+    assert outbox.attempt() == 33
+    clock.now += 33
+    assert outbox.attempt() == 0
+    assert hub.repos["me/tiny"].branches["main"]["model.safetensors"] == weights(run, "final")
+
+
+def test_what_may_not_pass_waits_for_the_end_and_holds_up_nothing(hub, run):
+    outbox = outbox_of(run)
+    outbox.promise("step2", run.path / "checkpoint-2")
+    outbox.promise("step4", run.path / "checkpoint-4")
+    hub.fail("POST", "/commit/step2", status(401))
+    assert [outbox.attempt(), outbox.attempt(), outbox.attempt()] == [0, 0, None]
+    assert outbox.missing() == [("step2", "the Hub answered 401, the token is not accepted")]
+    assert not outbox.is_waiting() and outbox.ledger.pending() == ["step2"]
+    outbox.another_try()
+    assert outbox.attempt() == 0
+    assert {"step2", "step4"} <= hub.repos["me/tiny"].branches.keys() and not outbox.missing()
+
+
+def test_a_checkpoint_with_a_secret_stays_and_the_others_go(hub, run):
+    secret = "hf_" + "Canary" * 6
+    (run.path / "checkpoint-2" / "config.json").write_text(f'{{"_name_or_path": "{secret}"}}')
+    outbox = outbox_of(run)
+    outbox.promise("step2", run.path / "checkpoint-2")
+    outbox.promise("step4", run.path / "checkpoint-4")
+    while outbox.attempt() is not None:
+        pass
+    [(branch, reason)] = outbox.missing()
+    assert branch == "step2" and "config.json: holds a Hugging Face token" in reason and secret not in reason
+    assert "step2" not in hub.repos["me/tiny"].branches
+    assert not any(secret.encode() in request.body for request in hub.requests)
+
+
+def test_files_that_are_gone_are_said_to_be(hub, run):
+    outbox = outbox_of(run)
+    outbox.promise("step6")
+    assert outbox.attempt() == 0
+    assert outbox.missing()[0][0] == "step6" and "its files are gone" in outbox.missing()[0][1]
+
+
+def test_a_disk_that_refuses_the_promise_does_not_end_the_training(hub, run, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    outbox = outbox_of(run)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.link", full)
+        patch.setattr("shutil.copyfile", full)
+        outbox.promise("step2", run.path / "checkpoint-2")
+    assert outbox.missing() == [("step2", "its files could not be kept: No space left on device")]
+    outbox.another_try()  # the checkpoint is still there
+    assert outbox.attempt() == 0 and not outbox.missing()
+
+
+def test_a_disk_that_is_nearly_full_is_left_to_the_training(hub, run, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    outbox = outbox_of(run)
+    outbox.promise("step2", run.path / "checkpoint-2")
+    assert "the disk is nearly full" in outbox.missing()[0][1] and outbox.ledger.staged_branches() == []
+
+
+def test_files_that_were_kept_and_not_noted_are_known_to_the_next_session(hub, run):
+    """As after a kill between the two."""
+    Ledger(run.path, "me/tiny")._stage("step2", run.path / "checkpoint-2")
+    assert Ledger(run.path, "me/tiny").pending() == []
+    queue = PushQueue(outbox_of(run))
+    PushCheckpoints(queue, SimpleNamespace(output_dir=run.path), steps=False).take_up()
+    assert queue.finish(60) == [] and "step2" in hub.repos["me/tiny"].branches
+
+
+def test_without_hard_links_the_files_are_copied(run, monkeypatch):
+    def none(*args):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("os.link", none)
+    ledger = Ledger(run.path, "me/tiny")
+    ledger.promise("step2", run.path / "checkpoint-2")
+    assert (ledger.staged("step2") / "model.safetensors").read_bytes() == weights(run, "checkpoint-2")
+
+
+def test_a_branch_promised_anew_while_it_is_pushed_is_pushed_anew(hub, run):
+    """As after a resume from an earlier step: the newer files count."""
+    outbox = outbox_of(run)
+    outbox.promise("step2", run.path / "checkpoint-2")
+
+    def saved_again(request):
+        if "/commit/" in request.path and hub.decide is not None:
+            hub.decide = None
+            outbox.promise("step2", run.path / "checkpoint-4")
+
+    hub.decide = saved_again
+    while outbox.attempt() is not None:
+        pass
+    assert hub.repos["me/tiny"].branches["step2"]["model.safetensors"] == weights(run, "checkpoint-4")
+    assert not outbox.ledger.pending()
+
+
+def test_the_thread_delivers_everything_and_ends(hub, run):
+    queue = PushQueue(outbox_of(run))
+    for step in (2, 4):
+        queue.promise(f"step{step}", run.path / f"checkpoint-{step}")
+    queue.promise("main")
+    assert queue.finish(60) == []
+    queue._thread.join(60)
+    assert not queue._thread.is_alive()
+    for branch, name in (("step2", "checkpoint-2"), ("step4", "checkpoint-4"), ("main", "final")):
+        assert hub.repos["me/tiny"].branches[branch]["model.safetensors"] == weights(run, name)
+        assert len(hub.repos["me/tiny"].history(branch)) == 2
+
+
+def test_the_end_waits_no_longer_than_it_was_told(hub, run):
+    hub.refuse()
+    queue = PushQueue(outbox_of(run))
+    queue.promise("main")
+    [(branch, reason)] = queue.finish(0.0)
+    assert branch == "main" and reason
+    queue._thread.join(60)
+    assert not queue._thread.is_alive()
