@@ -4,10 +4,14 @@ secret, a resumed run is one run, and the tracker's environment is gone afterwar
 
 import json
 import os
+import socket
+import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from transformers import TrainerControl, TrainerState
 
 from hf_tti.errors import UserError
 from hf_tti.recipe import expand_sweep, load_recipe
@@ -15,8 +19,9 @@ from hf_tti.recipe.sections import TrackingSection
 from hf_tti.run import train_run
 from hf_tti.tracking import tracked, tracker_run_id
 from hf_tti.trainer import InterpTrainer
+from tiny import arguments, tiny_model
 from tiny_runs import write_recipe
-from tracker_files import Recorded, read_tensorboard, read_trackio, read_wandb, wandb_records
+from tracker_files import Recorded, files_with, read_tensorboard, read_trackio, read_wandb
 
 RUN = {"run_name": "tiny-seed7", "group": "tiny_runs", "run_id": "0123456789abcdef"}
 READERS = {"tensorboard": read_tensorboard, "trackio": read_trackio, "wandb": read_wandb}
@@ -58,9 +63,9 @@ def run_dir(tracker, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**OFFLINE, **SECRETS, "HF_TTI_CACHE": str(folder / "cache")}.items():
             patch.setenv(name, value)
-        _forget_trackio(patch)
+        forget_trackio(patch)
         with pytest.MonkeyPatch.context() as crash, pytest.raises(KeyboardInterrupt):
-            _crash_at(crash, step=4)
+            crash_at(crash, step=4)
             train_run(recipe, folder / "run")
         train_run(recipe, folder / "run", resume=True)
         if tracker == "wandb":
@@ -68,14 +73,14 @@ def run_dir(tracker, tmp_path_factory) -> Path:
     return folder / "run"
 
 
-def _forget_trackio(patch: pytest.MonkeyPatch) -> None:
+def forget_trackio(patch: pytest.MonkeyPatch) -> None:
     """As in a new process: trackio reads TRACKIO_DIR once, when it is imported."""
     patch.delenv("TRACKIO_DIR", raising=False)
     for name in [name for name in sys.modules if name.split(".")[0] == "trackio"]:
         patch.delitem(sys.modules, name)
 
 
-def _crash_at(patch: pytest.MonkeyPatch, step: int) -> None:
+def crash_at(patch: pytest.MonkeyPatch, step: int) -> None:
     stock = InterpTrainer.training_step
 
     def training_step(self, *args, **kwargs):
@@ -92,16 +97,16 @@ def recorded(tracker, run_dir) -> Recorded:
 
 
 def test_no_tracker_reports_nowhere(tmp_path):
-    with tracked(TrackingSection(), run_dir=tmp_path, **RUN) as report_to:
-        assert report_to == []
+    with tracked(TrackingSection(), run_dir=tmp_path, **RUN) as callbacks:
+        assert callbacks == []
     assert not list(tmp_path.iterdir())
 
 
 def test_tensorboard_writes_into_the_run_folder(tmp_path):
     before = dict(os.environ)
     section = TrackingSection(tracker="tensorboard")
-    with tracked(section, run_dir=tmp_path, **RUN) as report_to:
-        assert report_to == ["tensorboard"]
+    with tracked(section, run_dir=tmp_path, **RUN) as callbacks:
+        assert len(callbacks) == 1
         assert os.environ["TENSORBOARD_LOGGING_DIR"] == str(tmp_path / "tensorboard")
     assert dict(os.environ) == before
 
@@ -146,6 +151,16 @@ def test_a_resumed_run_is_one_run_in_its_project_and_group(recorded, tracker, ru
         assert run_id == json.loads((run_dir / "run.json").read_text())["tracker_run_id"]
 
 
+def test_the_recipe_is_in_the_configuration_without_local_folders(tracker, run_dir):
+    if tracker != "trackio":
+        pytest.skip("W&B's is asked of its server, in tests/tracking; TensorBoard has none")
+    (path,) = (run_dir / "trackio").glob("*.db")
+    with closing(sqlite3.connect(path)) as store:
+        config = json.loads(store.execute("SELECT config FROM configs").fetchone()[0])
+    assert config["recipe"]["objectives"] == {"orthogonality": {"sites": ["mlp.out"], "weight": 0.1}}
+    assert config["recipe"]["data"]["train"] == "stories.jsonl"
+
+
 def test_a_run_of_two_sessions_was_recorded_by_both(tracker, run_dir):
     pattern = {
         "wandb": "wandb/offline-run-*/*.wandb",
@@ -156,12 +171,7 @@ def test_a_run_of_two_sessions_was_recorded_by_both(tracker, run_dir):
 
 
 def files_with_a_secret(run_dir: Path) -> list[Path]:
-    found = []
-    for path in run_dir.rglob("*"):
-        if path.is_file():
-            texts = wandb_records(path) if path.suffix == ".wandb" else [path.read_bytes()]
-            found += [path for secret in SECRETS.values() if any(secret.encode() in text for text in texts)]
-    return found
+    return files_with(run_dir, [secret.encode() for secret in SECRETS.values()])
 
 
 def test_no_secret_of_the_environment_is_written(run_dir, tracker):
@@ -171,12 +181,35 @@ def test_no_secret_of_the_environment_is_written(run_dir, tracker):
 
 def test_a_second_folder_in_one_process_is_told_where_trackio_writes(tmp_path, monkeypatch, capsys):
     pytest.importorskip("trackio")
-    _forget_trackio(monkeypatch)
+    forget_trackio(monkeypatch)
     for name in ("first", "second"):
         with tracked(TrackingSection(tracker="trackio"), run_dir=tmp_path / name, **RUN):
             assert os.environ["TRACKIO_DIR"] == str(tmp_path / name / "trackio")
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "already writes" in line]
     assert f"{tmp_path}/first/trackio" in line
+
+
+def test_trackio_connects_nowhere(tmp_path, monkeypatch):
+    pytest.importorskip("trackio")
+    forget_trackio(monkeypatch)
+    for name in ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_TOKEN", SECRETS["HF_TOKEN"])
+    addresses, stock = [], socket.socket.connect
+
+    def connect(self, address):
+        addresses.append(address)
+        return stock(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *arguments, **options: addresses.append(host) or [])
+    with tracked(TrackingSection(tracker="trackio"), run_dir=tmp_path, **RUN) as (callback,):
+        event = (arguments(tmp_path, project="tiny", run_name="a"), TrainerState(), TrainerControl())
+        event[1].is_world_process_zero = True
+        callback.on_train_begin(*event, model=tiny_model())
+        callback.on_log(*event, logs={"loss": 1.0})
+        callback.on_train_end(*event)
+    assert list((tmp_path / "trackio").glob("tiny*.db")) and not addresses
 
 
 def test_a_run_whose_wandb_server_is_down_is_recorded_offline(tmp_path, monkeypatch, capsys):
@@ -185,7 +218,7 @@ def test_a_run_whose_wandb_server_is_down_is_recorded_offline(tmp_path, monkeypa
     for name, value in {**OFFLINE, **SECRETS, "HF_TTI_CACHE": str(tmp_path / "cache")}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("WANDB_MODE")
-    monkeypatch.setattr("hf_tti.tracking._WANDB_TIMEOUT_S", 1)
+    monkeypatch.setattr("hf_tti.tracking.wandb_run.INIT_S", 1)
     recipe = run_of(write_recipe(tmp_path, tracking={"tracker": "wandb"}))
     try:
         assert train_run(recipe, tmp_path / "run").num_steps == 6
