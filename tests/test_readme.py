@@ -55,12 +55,15 @@ def test_the_python_examples_print_what_they_show(in_scratch):
     assert trainer.state.log_history[0]["objective/QuietNeurons"] > 0
 
 
-COMMANDS = [line.split("#")[0].strip() for block in blocks("bash") for line in block.splitlines() if "hf-tti" in line]
+CLOUD = README.split("## From zero to a shared checkpoint")[1].split("\n## ")[0]  # see test_shared_checkpoint.py
+HERE = [block for block in blocks("bash") if block not in CLOUD]
+COMMANDS = [line.split("#")[0].strip() for block in HERE for line in block.splitlines() if "hf-tti" in line]
 
 
 def test_there_are_commands():
     of_analysis = {entry.name for entry in importlib.metadata.entry_points(group=cli.ENTRY_POINTS)}
-    assert {shlex.split(command)[1] for command in COMMANDS} == {*cli.COMMANDS, *of_analysis}
+    shown = {shlex.split(command)[1] for command in COMMANDS}
+    assert shown | {"import-checkpoint"} == {*cli.COMMANDS, *of_analysis}  # for that one see test_importing.py
     assert of_analysis == {"report", "compare", "rate"}
 
 
