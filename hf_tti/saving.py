@@ -76,6 +76,7 @@ class SavingTrainer(Trainer):
 
     args: InterpTrainingArguments
     _staged: Path | None = None
+    _generators: list[dict[str, Any]]
 
     def run_facts(self) -> dict[str, Any]:
         """What a checkpoint and the run that resumes it must agree on, by name."""
@@ -104,7 +105,7 @@ class SavingTrainer(Trainer):
         best_step, self.state.best_global_step = self.state.best_global_step, None  # stock would look in the staging
         try:
             staged = self._on_main(lambda: self._stage(run_dir, step))
-            self._staged = staged
+            self._staged, self._generators = staged, self._of_all_ranks(generator_states())
             self._everywhere(lambda: super(SavingTrainer, self)._save_checkpoint(model, trial))
             self._staged, self.state.best_global_step = None, best_step
             best = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{best_step}"
@@ -155,9 +156,12 @@ class SavingTrainer(Trainer):
             save_state(scaler.state_dict(), Path(output_dir) / SCALER_FILE)
 
     def _save_rng_state(self, output_dir):
-        Path(output_dir).mkdir(parents=True, exist_ok=True)
-        save_state(generator_states(), Path(output_dir) / rng_file(self.args.process_index))
-        reached("generators written")
+        """Of all ranks, by rank 0: another rank may be on a machine that does not see the staging folder."""
+        if self.args.process_index == 0:
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+            for rank, states in enumerate(self._generators):
+                save_state(states, Path(output_dir) / rng_file(rank))
+            reached("generators written")
 
     # ---- Resuming ----
 
@@ -233,6 +237,14 @@ class SavingTrainer(Trainer):
         """The value of `work` on rank 0, on every rank; what it raises is raised on every rank."""
         return agreed(work if self.args.process_index == 0 else None, self.args.world_size)
 
+    def _of_all_ranks(self, value: Any) -> list[Any]:
+        """Every rank's value, on every rank."""
+        values = [value]
+        if self.args.world_size > 1:
+            values = [None] * self.args.world_size
+            dist.all_gather_object(values, value)
+        return values
+
     def _everywhere(self, work: Callable[[], Any]) -> None:
         """`work` on every rank; where one of them fails, all of them raise."""
         failure = None
@@ -240,10 +252,7 @@ class SavingTrainer(Trainer):
             work()
         except Exception as error:  # of any kind: the other ranks wait
             failure = error
-        failures = [failure]
-        if self.args.world_size > 1:
-            failures = [None] * self.args.world_size
-            dist.all_gather_object(failures, failure and _as_user_error(failure))
+        failures = self._of_all_ranks(failure and _as_user_error(failure))
         if failure is not None and not isinstance(failure, _OF_THE_DISK):
             raise failure
         first = next((error for error in failures if error is not None), None)

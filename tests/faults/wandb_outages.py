@@ -92,7 +92,7 @@ def resume(kind: str, moment: str, folder: Path) -> None:
         server.runs = known
         for command in commands:
             environment = {**os.environ, **server.environment}
-            subprocess.run(command, env=environment, cwd=folder, capture_output=True)
+            subprocess.run([sys.executable, "-m", *command], env=environment, cwd=folder, capture_output=True)
     steps = [row["train/global_step"] for at in known.values() for row in at.history if "train/loss" in row]
     figures |= {"steps_at_server": len(set(steps)), "rows_at_server": len(steps)}
     training.leave(figures, folder)
