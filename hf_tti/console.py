@@ -8,6 +8,8 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from hf_tti.redaction import masked, printable
+
 
 def is_main_process() -> bool:
     """True on rank 0 and where there is one process; needs no torch."""
@@ -22,5 +24,5 @@ def say(text: str = "", *, stream: TextIO | None = None) -> None:
 
 
 def complain(text: str) -> None:
-    """Writes `text` and a newline to standard error on the main process."""
-    say(text, stream=sys.stderr)
+    """Writes `text` and a newline to standard error on the main process, without secrets and control characters."""
+    say("\n".join(printable(masked(line)) for line in text.split("\n")), stream=sys.stderr)

@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from transformers.trainer_utils import IntervalStrategy
+
 from hf_tti.evaluation import MetricAccumulator
 from hf_tti.metrics.base import Metric
 from hf_tti.saving import SavingTrainer, generator_states, set_generator_states
-from hf_tti.signals import BrokenOff, evaluation_is_missing, with_deaf_workers
+from hf_tti.signals import BrokenOff, due_after, evaluation_is_missing, with_deaf_workers
 
 
 class EvaluatingTrainer(SavingTrainer):
@@ -19,6 +21,8 @@ class EvaluatingTrainer(SavingTrainer):
 
     interp_metrics: Mapping[str, Metric]
     _accumulator: MetricAccumulator | None = None  # of the evaluation that is going on
+    _resumed_from: str | None = None  # until it is known whether an evaluation is missing there
+    _after_evaluation: Mapping[str, Any] | None = None  # generators, where one was
 
     @property
     def _masking(self) -> dict[str, Any]:
@@ -64,11 +68,46 @@ class EvaluatingTrainer(SavingTrainer):
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
             raise
 
+    # ---- The evaluation that a stop left out ----
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        self._resumed_from, self._after_evaluation = checkpoint, None
+
     def _load_rng_state(self, checkpoint):
-        """Stock; then, where a stop left it out, the evaluation that had come next."""
         super()._load_rng_state(checkpoint)
-        if checkpoint is not None and evaluation_is_missing(self.args, self.state):
-            self.evaluate()
+        if self._after_evaluation is not None:
+            set_generator_states(self._after_evaluation)
+
+    def _run_epoch(self, **kwargs):
+        """Stock, after the evaluation that a stop left out, which may end training."""
+        loop = kwargs["trial"], kwargs["epoch"], kwargs["ignore_keys_for_eval"], kwargs["start_time"]
+        if not self._make_up_evaluation(*loop):
+            super()._run_epoch(**kwargs)
+        elif self.args.eval_strategy == IntervalStrategy.STEPS:
+            self.control = self.callback_handler.on_epoch_end(self.args, self.state, self.control)
+            self._maybe_log_save_evaluate(self._tr_loss, None, kwargs["model"], *loop)
+
+    def _finalize_training(self, trial, num_train_samples, start_time):
+        """Stock; a run that stopped at the end of its last epoch has no epoch to evaluate in."""
+        self._make_up_evaluation(trial, self.state.epoch, None, start_time)
+        return super()._finalize_training(trial, num_train_samples, start_time)
+
+    def _make_up_evaluation(self, trial, epoch, ignore_keys_for_eval, start_time) -> bool:
+        """Does what stock does after a step, where a stop left it out; whether that ends training."""
+        checkpoint, self._resumed_from = self._resumed_from, None
+        if checkpoint is None or not evaluation_is_missing(self.args, self.state):
+            return False
+        before = generator_states()
+        self._load_rng_state(checkpoint)
+        self.control.should_log, self.control.should_evaluate = False, True
+        self.control.should_save = due_after(self.args, self.state).should_save
+        self._maybe_log_save_evaluate(
+            self._tr_loss, None, self.model_wrapped, trial, epoch, ignore_keys_for_eval, start_time
+        )
+        self._after_evaluation = generator_states()
+        set_generator_states(before)
+        return self.control.should_training_stop
 
     def _rows_to_keep(self, num_rows: int) -> int:
         """Rows of this rank's batch that are data: distributed samplers repeat rows to fill the last batch."""

@@ -96,7 +96,7 @@ def adopt(trainer: InterpTrainer, stock: StockCheckpoint) -> None:
     try:
         _load_optimizer(trainer, stock)
         _load_generators(stock.generators[trainer.args.process_index])
-    except (ValueError, TypeError, LookupError, RuntimeError, OverflowError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError, OverflowError) as error:
         raise UserError(f"{place}: not what transformers' Trainer saves: {one_line(error)}") from error
     state, of = trainer.state, stock.state
     state.train_batch_size = trainer.args.train_batch_size
@@ -238,8 +238,11 @@ def _load_optimizer(trainer: InterpTrainer, stock: StockCheckpoint) -> None:
 def _load_generators(states: Mapping[str, Any]) -> None:
     before = generator_states()
     version, numbers, gauss = states["python"]
+    states = {**states, "python": (version, tuple(numbers), gauss)}
+    if isinstance(states.get("cuda"), list) and torch.cuda.is_available():  # of all devices, where there are ranks
+        states["cuda"] = states["cuda"][torch.cuda.current_device()]
     try:
-        set_generator_states({**states, "python": (version, tuple(numbers), gauss)})
+        set_generator_states(states)
     except Exception:
         set_generator_states(before)
         raise

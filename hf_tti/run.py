@@ -38,7 +38,7 @@ from hf_tti.provenance import git_commit, versions
 from hf_tti.recipe import Recipe
 from hf_tti.recipe.sections import HubSection, TrackingSection
 from hf_tti.redaction import masked, printable
-from hf_tti.run_end import final_metrics, load_if_over
+from hf_tti.run_end import final_metrics, keep_last_step, load_if_over, written
 from hf_tti.run_figures import headline, num_parameters, tokens_per_step, tokens_seen
 from hf_tti.run_folder import (
     RECIPE_FILE,
@@ -50,7 +50,7 @@ from hf_tti.run_folder import (
     write_text,
 )
 from hf_tti.saving import agreed
-from hf_tti.signals import BrokenOff, StopOnSignal
+from hf_tti.signals import BrokenOff, StopOnSignal, Stopped
 from hf_tti.tracking import check_tracker, tracked, tracker_run_id
 from hf_tti.trainer import InterpTrainer
 
@@ -254,11 +254,10 @@ def _train(
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         metrics = final_metrics(trainer)
     if stopper.number:
-        raise stopper.stopped(trainer.state.global_step)
+        raise _stopped(folder, trainer, stopper)
     if not math.isfinite(metrics.get("eval_loss", 0.0)):
         raise UserError(f"{folder.path}: eval_loss is {metrics['eval_loss']} at the end; nothing is saved as final")
-    trainer.save_model(str(folder.final))
-    trainer.accelerator.wait_for_everyone()
+    trainer._everywhere(lambda: written(folder.final, lambda: trainer.save_model(str(folder.final))))
     result = {
         "name": recipe.run_name,
         "experiment": recipe.experiment,
@@ -275,10 +274,22 @@ def _train(
         "data_fingerprint": data.fingerprint,
         "versions": versions(),
     }
-    if args.process_index == 0:
-        write_json(folder.path / RESULT_FILE, result)
+    place = folder.path / RESULT_FILE
+    trainer._on_main(lambda: written(place, lambda: write_json(place, result)))
     say(f"finished {folder.path}: {'  '.join(evaluation_words(metrics))}")
     return result
+
+
+def _stopped(folder: RunFolder, trainer: InterpTrainer, stopper: StopOnSignal) -> Stopped:
+    """The end that a signal makes, in words that are true of the checkpoints in the folder."""
+    step = trainer.state.global_step
+    here = folder.path / f"checkpoint-{step}"
+    keep_last_step(trainer, here)
+    if here.is_dir():
+        return stopper.stopped(step)
+    newest = folder.newest_checkpoint()
+    goes_on = f"goes on from {newest.name}" if newest is not None else "begins anew, without a checkpoint"
+    return Stopped(stopper.number, f"after step {step}; the same command with --resume {goes_on}")
 
 
 def _as_result(folder: RunFolder, result: Mapping[str, Any]) -> RunResult:

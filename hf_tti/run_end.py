@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+from safetensors import SafetensorError
 from transformers import TrainerState
 
 from hf_tti.callbacks.early_stopping import EarlyStopping
+from hf_tti.callbacks.metrics_jsonl import truncate_metrics
 from hf_tti.errors import UserError
+from hf_tti.run_folder import METRICS_FILE
+from hf_tti.signals import evaluation_is_missing
 from hf_tti.trainer import InterpTrainer
 
 
 def load_if_over(trainer: InterpTrainer, checkpoint: Path) -> bool:
     """Whether training had ended at this checkpoint; if so the trainer is as training left it.
 
-    The Trainer itself would do at least one step more before it looks.
+    The Trainer itself would do at least one step more before it looks. Where a stop left out the last evaluation, it
+    is the Trainer's to do, before it loads the best checkpoint.
     """
     state = _state_of(checkpoint / "trainer_state.json")
     stoppers = [c for c in trainer.callback_handler.callbacks if isinstance(c, EarlyStopping)]
     if state.global_step < state.max_steps and not any(c.has_stopped(trainer.args, state) for c in stoppers):
+        return False
+    if evaluation_is_missing(trainer.args, state):
         return False
     trainer.state = state
     state.is_world_process_zero, state.is_local_process_zero = (
         trainer.is_world_process_zero(),
         trainer.is_local_process_zero(),
     )
+    if state.is_world_process_zero:
+        truncate_metrics(Path(trainer.args.output_dir) / METRICS_FILE, state.global_step)
     trainer._load_from_checkpoint(str(checkpoint))
     if trainer.args.load_best_model_at_end and state.best_model_checkpoint is not None:
         trainer._load_best_model()
@@ -54,3 +64,25 @@ def final_metrics(trainer: InterpTrainer) -> dict[str, float]:
             if "eval_perplexity" in line:  # else of another Trainer, whose loss is no token mean
                 return line
     return trainer.evaluate()
+
+
+def keep_last_step(trainer: InterpTrainer, checkpoint: Path) -> None:
+    """A checkpoint of the weights that training ended with, where there is none and they are still loaded."""
+    if not trainer.args.load_best_model_at_end and trainer.optimizer is not None and trainer.state.global_step > 0:
+        if not trainer._on_main(checkpoint.is_dir):
+            trainer._save_checkpoint(trainer.model_wrapped, None)
+
+
+def written(place: Path, work: Callable[[], object]) -> None:
+    """Does `work`, which writes `place`.
+
+    Raises:
+        UserError: the disk refused.
+    """
+    try:
+        work()
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
+        raise UserError(
+            f"{place} could not be written: {reason}; checkpoints are as they were: make room and go on with --resume"
+        ) from error

@@ -37,6 +37,7 @@ from hf_tti.checkpoints import (
     staging_folder,
 )
 from hf_tti.errors import UserError
+from hf_tti.signals import Stopped
 from hf_tti.state_files import load_state, save_state
 
 _OF_THE_DISK = (OSError, RuntimeError, SafetensorError, UserError)
@@ -272,6 +273,8 @@ def agreed(work: Callable[[], Any] | None, world_size: int) -> Any:
     if work is not None:
         try:
             outcome[0] = work()
+        except Stopped:  # a signal ends the other ranks as well, and they may be gone
+            raise
         except _OF_THE_DISK as error:
             outcome[1] = _as_user_error(error)
     if world_size > 1:

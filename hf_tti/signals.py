@@ -20,8 +20,7 @@ import psutil
 import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
-from transformers import TrainerCallback, TrainerState, TrainingArguments
-from transformers.trainer_utils import IntervalStrategy
+from transformers import DefaultFlowCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_tti.errors import UserError
 
@@ -41,6 +40,10 @@ class Stopped(UserError):
         name = signal.Signals(number).name
         super().__init__(f"stopped {f'by {name}' if number != ORPHANED else 'as its launcher was gone'} {when}")
         self.exit_code = 128 + number
+        self._said = number, when
+
+    def __reduce__(self):
+        return Stopped, self._said
 
 
 class BrokenOff(Exception):
@@ -182,10 +185,17 @@ def _make_deaf(then: Callable[[int], None] | None, worker: int) -> None:
         then(worker)
 
 
+def due_after(args: TrainingArguments, state: TrainerState) -> TrainerControl:
+    """What the schedule asks for after the state's step, at the end of an epoch or of training for that as well."""
+    flow, control = DefaultFlowCallback(), TrainerControl()
+    if state.global_step > 0:
+        flow.on_step_end(args, state, control)
+        if state.global_step >= state.max_steps or bool(state.epoch) and state.epoch % 1 == 0:
+            flow.on_epoch_end(args, state, control)
+    return control
+
+
 def evaluation_is_missing(args: TrainingArguments, state: TrainerState) -> bool:
     """Whether the evaluation after the last step was due and is not in the log, since a stop left it out."""
-    if args.eval_strategy == IntervalStrategy.STEPS:
-        is_due = state.global_step > 0 and state.global_step % state.eval_steps == 0
-    else:
-        is_due = args.eval_strategy == IntervalStrategy.EPOCH and bool(state.epoch) and state.epoch % 1 == 0
+    is_due = due_after(args, state).should_evaluate
     return is_due and not any(line["step"] == state.global_step and "eval_loss" in line for line in state.log_history)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from hf_tti import cli
@@ -221,6 +222,46 @@ def test_a_run_that_ended_before_its_result_was_written_finishes(finished, recip
     train_run(recipe, run.path, resume=True)
     assert run.result()["metrics"] == finished.result()["metrics"]
     assert torch.equal(weights(run)["transformer.wte.weight"], weights(finished)["transformer.wte.weight"])
+
+
+def test_the_final_evaluation_is_logged_once_whatever_died_after_it(folder, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    best = run_of(folder / "tiny.yaml", "training.load_best_model_at_end=true")
+    train_run(best, run.path)
+    before = log_lines(run)
+    assert sum("final" in line for line in before) == 1
+    (run.path / "result.json").unlink()
+    train_run(best, run.path, resume=True)
+    assert log_lines(run) == before
+
+
+@pytest.mark.parametrize("error", [SafetensorError("I/O error: No space left on device"), OSError(28, "No space left")])
+@pytest.mark.parametrize("place", ["final", "result.json"])
+def test_a_disk_that_refuses_the_end_of_a_run_is_one_line_and_resume_writes_it(
+    finished, recipe, tmp_path, monkeypatch, error, place
+):
+    run = copied(finished, tmp_path / "run")
+    (run.path / "result.json").unlink()
+
+    def refuses(*args, **kwargs):
+        raise error
+
+    with monkeypatch.context() as patch:
+        if place == "final":
+            patch.setattr(InterpTrainer, "save_model", refuses)
+        else:
+            patch.setattr("hf_tti.run.write_json", refuses)
+        with pytest.raises(UserError, match=f"^{run.path / place} could not be written: .*No space left") as caught:
+            train_run(recipe, run.path, resume=True)
+    assert "\n" not in str(caught.value) and run.result() is None
+    train_run(recipe, run.path, resume=True)
+    assert run.result()["metrics"] == finished.result()["metrics"]
+
+
+@pytest.mark.parametrize("key", ["ignore_data_skip", "save_on_each_node"])
+def test_a_key_that_would_break_resume_is_refused_and_says_why(folder, key):
+    with pytest.raises(UserError, match=rf"training\.{key}.*(nothing stopped|rank 0)"):
+        run_of(folder / "tiny.yaml", f"training.{key}=true")
 
 
 def test_a_run_that_had_ended_does_no_step_more(folder, tmp_path, monkeypatch):

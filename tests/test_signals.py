@@ -15,6 +15,7 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerState, TrainingArguments
 
 import hf_tti.run
 import hf_tti.signals
@@ -23,7 +24,7 @@ from hf_tti.evaluation import MetricAccumulator
 from hf_tti.recipe import expand_sweep, load_recipe
 from hf_tti.run import train_run
 from hf_tti.run_folder import RunFolder
-from hf_tti.signals import SIGNALS, StopOnSignal, Stopped, launcher
+from hf_tti.signals import SIGNALS, StopOnSignal, Stopped, evaluation_is_missing, launcher
 from hf_tti.trainer import InterpTrainer
 from tiny_runs import write_recipe
 
@@ -166,6 +167,83 @@ def test_a_run_that_evaluates_by_epoch_goes_on_bitwise_too(tmp_path, moment):
                 at = 2 if moment == "a step" else evaluated[0]
                 send_once(sending, InterpTrainer, "compute_loss", signal.SIGTERM, at=at, when=MOMENTS["a step"][3])
             with pytest.raises(Stopped):
+                train_run(recipe, run.path)
+        train_run(recipe, run.path, resume=True)
+    assert ledger(run) == ledger(whole) and run.result()["metrics"] == whole.result()["metrics"]
+
+
+BEST = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": True}
+LATER_IS_BETTER = {**BEST, "greater_is_better": False}
+JUDGED = {  # training, callbacks, number of the evaluation in which the signal comes
+    "that becomes the best": ({**BEST, "max_steps": 6}, {}, 1),
+    "that becomes the best at the last step": ({**LATER_IS_BETTER, "max_steps": 6}, {}, 3),
+    "that becomes the best, by epoch, at the last": (
+        {**LATER_IS_BETTER, "eval_strategy": "epoch", "save_strategy": "epoch", "per_device_train_batch_size": 150},
+        {},
+        2,
+    ),
+    "that becomes the best and is saved as such": ({**LATER_IS_BETTER, "save_strategy": "best"}, {}, 2),
+    "from which patience counts": ({**BEST, "max_steps": 12}, {"early_stopping": {"patience": 2}}, 1),
+    "that ends training": ({**BEST, "max_steps": 12}, {"early_stopping": {"patience": 1}}, 2),
+    "that lowers the learning rate": (
+        {
+            "lr_scheduler_type": "reduce_lr_on_plateau",
+            "lr_scheduler_kwargs": {"patience": 0, "threshold": 10.0},
+            "metric_for_best_model": "eval_loss",
+        },
+        {},
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", JUDGED)
+def test_an_evaluation_that_a_signal_broke_off_is_judged_as_if_it_had_not(tmp_path, case):
+    training, callbacks, number = JUDGED[case]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_TTI_CACHE", str(tmp_path / "cache"))
+        recipe = expand_sweep(load_recipe(write_recipe(tmp_path, training=training, callbacks=callbacks)))[0]
+        whole, run = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "run")
+        train_run(recipe, whole.path)
+        with pytest.MonkeyPatch.context() as sending:
+            send_once(sending, InterpTrainer, "evaluation_loop", signal.SIGTERM, at=number)
+            with pytest.raises(Stopped, match="goes on from there"):
+                train_run(recipe, run.path)
+        train_run(recipe, run.path, resume=True)
+    want, got = (load_file(of.final / "model.safetensors") for of in (whole, run))
+    assert all(torch.equal(value, got[key]) for key, value in want.items())
+    assert ledger(run) == ledger(whole)
+    for key in ("metrics", "best_step", "num_steps"):
+        assert run.result()[key] == whole.result()[key], key
+    states = [json.loads((of.newest_checkpoint() / "trainer_state.json").read_text()) for of in (whole, run)]
+    assert states[0]["best_global_step"] == states[1]["best_global_step"]
+
+
+@pytest.mark.parametrize(("delay", "is_missing"), [(500, True), (501, False), (1000, False)])
+def test_no_evaluation_is_missing_before_the_delay(tmp_path, delay, is_missing):
+    by_step = TrainingArguments(str(tmp_path), eval_strategy="steps", eval_steps=250, eval_delay=delay, use_cpu=True)
+    state = TrainerState(global_step=500, max_steps=5000, epoch=0.5, eval_steps=250, save_steps=500, logging_steps=500)
+    assert evaluation_is_missing(by_step, state) is is_missing
+    by_epoch = TrainingArguments(str(tmp_path), eval_strategy="epoch", eval_delay=delay / 250, use_cpu=True)
+    assert evaluation_is_missing(by_epoch, replace(state, epoch=2.0)) is is_missing
+
+
+@pytest.mark.parametrize(("load_best", "where"), [(False, "there"), (True, "checkpoint-4")])
+def test_a_stop_in_the_final_evaluation_says_where_the_run_goes_on(tmp_path, load_best, where):
+    """Early stopping ends training at a step that no schedule saves."""
+    best = {**BEST, "load_best_model_at_end": load_best, "max_steps": 12, "save_steps": 4}
+    schedule = {"eval_steps": 1, "save_steps": 4} if load_best else {"eval_strategy": "no", "save_strategy": "no"}
+    callbacks = {"early_stopping": {"patience": 4}} if load_best else {}
+    evaluations = 6 if load_best else 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_TTI_CACHE", str(tmp_path / "cache"))
+        training = {**best, **schedule} if load_best else schedule
+        recipe = expand_sweep(load_recipe(write_recipe(tmp_path, training=training, callbacks=callbacks)))[0]
+        whole, run = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "run")
+        train_run(recipe, whole.path)
+        with pytest.MonkeyPatch.context() as sending:
+            send_once(sending, InterpTrainer, "evaluation_loop", signal.SIGTERM, at=evaluations)
+            with pytest.raises(Stopped, match=rf"after step \d+; the same command with --resume goes on from {where}$"):
                 train_run(recipe, run.path)
         train_run(recipe, run.path, resume=True)
     assert ledger(run) == ledger(whole) and run.result()["metrics"] == whole.result()["metrics"]

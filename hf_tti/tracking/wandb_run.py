@@ -121,6 +121,8 @@ class WandbRun:
         )
         try:
             self._keep(wandb.init(**self._options, settings=settings))
+        except Stopped:
+            raise
         except Exception as error:  # wandb.Error, OSError, errors of the client's own service
             complain(f"W&B cannot be reached ({_first_line(error)}); recording this run offline")
             self._open_offline()
@@ -144,6 +146,8 @@ class WandbRun:
             return
         try:
             action(self._run)
+        except Stopped:
+            raise
         except Exception as error:  # wandb.Error, OSError of a client that died, and others
             self._go_on_offline(error)
 
@@ -166,6 +170,8 @@ class WandbRun:
             self._run.finish(exit_code=exit_code)
         except TimeoutError:
             return True
+        except Stopped:
+            raise
         except Exception as error:  # of a client that died
             self._go_on_offline(error)
             with suppress(Exception):
