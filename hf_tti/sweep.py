@@ -1,7 +1,8 @@
 """All runs of one or more recipes, each in a process of its own, and a table of what came out.
 
 Finished runs are skipped and unfinished ones go on, so that the same command after an interruption
-does the rest. A run that fails does not stop the others.
+does the rest. A run that has not delivered what its recipe pushes to the Hub is not finished. A run
+that fails does not stop the others.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from tqdm import tqdm
 from hf_tti.console import complain, say
 from hf_tti.errors import UserError
 from hf_tti.processes import signal_run, start, wait_for_group
+from hf_tti.pushes import is_delivered
 from hf_tti.recipe import Recipe, RecipeError, expand_sweep, load_recipe
 from hf_tti.run_folder import RunFolder, default_run_dir, resolve_paths
 from hf_tti.table import duration, format_number, format_table, headline_metrics
@@ -52,7 +54,20 @@ class PlannedRun:
             return "new"
         if record["digest"] != self.digest:
             return "another recipe's run"
-        return "finished" if self.folder.result() is not None else "unfinished"
+        return "finished" if self.is_trained and self.is_delivered else "unfinished"
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the folder holds this run's result."""
+        record = self.folder.record()
+        return record is not None and record["digest"] == self.digest and self.folder.result() is not None
+
+    @property
+    def is_delivered(self) -> bool:
+        """Whether nothing of a trained run is to be pushed any more, by its recipe and its ledger."""
+        hub = self.recipe.hub
+        repo = (hub.get("repo") or "").replace("{run}", self.recipe.run_name)
+        return hub.get("push", "none") == "none" or is_delivered(self.folder.path, repo)
 
     @property
     def command(self) -> list[str]:
@@ -96,12 +111,11 @@ def recipes_below(folder: Path) -> list[Path]:
     return found
 
 
-def plan(paths: Sequence[Path], overrides: Sequence[str], runs_dir: Path) -> list[PlannedRun]:
-    """Every run of the recipes, at `runs_dir/<experiment>/<run_name>`.
+def load_recipes(paths: Sequence[Path], overrides: Sequence[str]) -> list[Recipe]:
+    """The recipes of `find_recipes`.
 
     Raises:
-        RecipeError: what is wrong with any of the recipes, all of it.
-        UserError: two runs would have the same folder.
+        RecipeError: what is wrong with any of them, all of it.
     """
     recipes, problems = [], []
     for path in find_recipes(paths):
@@ -111,6 +125,17 @@ def plan(paths: Sequence[Path], overrides: Sequence[str], runs_dir: Path) -> lis
             problems += error.problems
     if problems:
         raise RecipeError(problems)
+    return recipes
+
+
+def plan(paths: Sequence[Path], overrides: Sequence[str], runs_dir: Path) -> list[PlannedRun]:
+    """Every run of the recipes, at `runs_dir/<experiment>/<run_name>`.
+
+    Raises:
+        RecipeError: what is wrong with any of the recipes, all of it.
+        UserError: two runs would have the same folder.
+    """
+    recipes = load_recipes(paths, overrides)
     runs = [
         PlannedRun(run, RunFolder(default_run_dir(run, runs_dir)), tuple(overrides))
         for recipe in recipes
@@ -201,7 +226,8 @@ class Sweep:
             self._say(number, run, f"FAILED: {error}")
             return None
         path.mkdir(parents=True, exist_ok=True)
-        self._say(number, run, f"training, output in {path / LOG_FILE}")
+        doing = "pushing what is left" if run.is_trained else "training"
+        self._say(number, run, f"{doing}, output in {path / LOG_FILE}")
         log = open(path / LOG_FILE, "ab")
         process = start(self._command(run), log, env=self._env())
         return _Running(number, run, process, log, time.monotonic())
@@ -229,7 +255,7 @@ class Sweep:
 
 
 def report(runs: Sequence[PlannedRun], failed: Sequence[PlannedRun]) -> int:
-    """Says the table of the finished runs, where they are, and which failed; the exit code."""
+    """Says the table of the runs that are trained, where they are, and which failed; the exit code."""
     rows = [row for run in runs if (row := _row(run))]
     if rows:
         say(f"\n{format_table(rows)}\n")
@@ -245,7 +271,7 @@ def _outcome(run: PlannedRun) -> str:
 
 
 def _row(run: PlannedRun) -> dict[str, str | float | None] | None:
-    result = run.folder.result() if run.state == "finished" else None
+    result = run.folder.result() if run.is_trained else None
     if result is None:
         return None
     return {"run": run.recipe.run_name, **headline_metrics(result["metrics"])}

@@ -10,10 +10,11 @@ import modal
 from modal.volume import FileEntryType
 
 from hf_tti.errors import UserError
+from hf_tti.pushes import LEDGER
 from hf_tti.run_folder import RESULT_FILE, RUN_FILE
 from modal_jobs.places import CHECKPOINTS_VOLUME, RUNS
 
-_RECORDS = (RUN_FILE, RESULT_FILE)
+_RECORDS = (RUN_FILE, RESULT_FILE, LEDGER)
 
 
 def checkpoints_volume() -> modal.Volume:
@@ -22,7 +23,7 @@ def checkpoints_volume() -> modal.Volume:
 
 
 def copy_records(volume: modal.Volume, experiments: Iterable[str], folder: Path) -> None:
-    """`run.json` and `result.json` of the experiments' runs, to where they would be below `folder` as a `runs/`."""
+    """What tells the state of the experiments' runs, to where it would be below `folder` as a `runs/`."""
     for experiment in dict.fromkeys(experiments):
         for run in _folders(volume, RUNS / experiment):
             for name in _RECORDS:

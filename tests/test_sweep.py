@@ -2,9 +2,11 @@
 has what finished.
 """
 
+import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -100,6 +102,41 @@ def test_a_failed_run_stops_no_other_and_the_next_sweep_does_only_what_is_left(r
     assert "4 of 4 runs finished" in said
     logs = [tmp_path / "runs" / "tiny_runs" / name / LOG_FILE for name in NAMES]
     assert [log.read_text().count("starting") for log in logs] == [1, 2, 1, 1]
+
+
+def test_a_run_is_finished_once_it_has_delivered_what_its_recipe_pushes(recipe, tmp_path, quick, capsys):
+    """Its process is started again, whatever of it is missing, and no longer when nothing is."""
+    pushing = ["--set", "hub.push=steps", "--set", "hub.repo=me/{run}"]
+    command = ["sweep", str(recipe), "--runs-dir", str(tmp_path / "runs")]
+    assert cli.main(command) == cli.main(command) == 0
+    assert capsys.readouterr().out.count("already finished") == 4  # it pushes nothing
+
+    for done, (event, branch) in enumerate([("promised", "step2"), ("promised", "main"), ("pushed", "main")]):
+        for name in NAMES[: done + 1]:
+            line = {"event": event, "branch": branch, "repo": f"me/{name}", "time": "2026-11-23T07:00:00+00:00"}
+            with open(tmp_path / "runs" / "tiny_runs" / name / "pushes.jsonl", "a") as ledger:
+                ledger.write(json.dumps(line) + "\n")
+        assert cli.main([*command, *pushing]) == 0
+        said = capsys.readouterr().out
+        delivered = NAMES[1:3] if event == "pushed" else []
+        assert [name for name in NAMES if f"{name}: already finished" in said] == delivered
+        assert said.count("pushing what is left") == 4 - len(delivered)
+        assert "4 of 4 runs finished" in said  # trained, all of them
+
+
+_PLANNING = """
+import pathlib, sys
+from hf_tti.sweep import plan
+(run,) = plan([pathlib.Path(sys.argv[1])], ["hub.push=final", "hub.repo=me/tiny"], pathlib.Path(sys.argv[2]))
+assert not run.is_delivered and run.state == "new"
+sys.exit(", ".join({"torch", "transformers", "huggingface_hub"} & set(sys.modules)) or None)
+"""
+
+
+def test_planning_loads_neither_torch_nor_the_hubs_client(tmp_path):
+    command = [sys.executable, "-c", _PLANNING, str(write_recipe(tmp_path)), str(tmp_path / "runs")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_folder_with_another_recipe_fails_and_is_not_touched(recipe, tmp_path, quick, capsys):

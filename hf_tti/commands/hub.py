@@ -36,24 +36,31 @@ def push(arguments: argparse.Namespace) -> int:
         raise UserError(f"--report {arguments.report}: holds no figures/frontier-*.png; {makes} draws them")
     targets = _targets(arguments)
     of = {"steps": arguments.steps, "report_dir": arguments.report}
-    if arguments.dry_run:
-        for repo, (run, _) in targets.items():
-            _plan(run, repo, of)
-        return 0
-    pushed, failed = [], None
+    done, errors = [], []
     for repo, (run, section) in targets.items():
         try:
-            _push_one(run, repo, {"private": section.private and not arguments.public, **of})
-            pushed.append(repo)
-        except PushError as error:
+            if arguments.dry_run:
+                _plan(run, repo, of)
+            else:
+                _push_one(run, repo, {"private": section.private and not arguments.public, **of})
+            done.append(repo)
+        except UserError as error:
             if len(targets) == 1:
                 raise
             complain(str(error))
-            failed = PushError(f"{len(targets) - len(pushed)} of {len(targets)} runs are not all on the Hub")
-    if arguments.collection is not None and pushed:
-        _collect(arguments.collection, pushed, private=not arguments.public)
-    if failed is not None:
-        raise failed
+            errors.append(error)
+    if arguments.collection is not None and done and not arguments.dry_run:
+        try:
+            _collect(arguments.collection, done, private=not arguments.public)
+        except UserError as error:
+            if not errors:
+                raise
+            complain(str(error))
+            errors.append(error)
+    if errors:
+        kind = PushError if any(isinstance(error, PushError) for error in errors) else UserError
+        can = "cannot all be pushed" if arguments.dry_run else "are not all on the Hub"
+        raise kind(f"{len(targets) - len(done)} of {len(targets)} runs {can}")
     return 0
 
 

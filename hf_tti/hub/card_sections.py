@@ -7,6 +7,7 @@ import importlib.metadata
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants
@@ -85,7 +86,7 @@ def _lead(facts: CardFacts) -> str:
     shape = f" with {sizes['layers']} layers of width {sizes['width']}" if {"layers", "width"} <= sizes.keys() else ""
     count = result.get("num_parameters")
     count = f" ({count:,} parameters)" if isinstance(count, int) else ""
-    start = f"trained further from {escaped(str(base))}" if base else "trained from scratch"
+    start = f"trained further from {escaped(_short(base))}" if base else "trained from scratch"
     tokens, steps = result.get("num_train_tokens"), result.get("num_steps")
     length = f" for {steps:,} optimizer steps, {tokens:,} tokens," if steps and tokens else ""
     data = facts.recipe.data
@@ -219,7 +220,9 @@ def _loading(facts: CardFacts) -> Iterator[str]:
 def _reproduce(facts: CardFacts) -> Iterator[str]:
     yield "## How to train it again"
     yield fenced(f"hf download {facts.repo} recipe.yaml --local-dir .\nhf-tti train recipe.yaml", "bash")
-    files = [_short(facts.recipe.data[key]) for key in ("train", "validation") if facts.recipe.data.get(key)]
+    data, base = facts.recipe.data, facts.recipe.model.get("pretrained")
+    files = [_short(data[key]) for key in ("train", "validation") if data.get(key)]
+    files += [_short(place) for place in (data.get("tokenizer"), base) if place and Path(str(place)).is_absolute()]
     if files:
         yield f"Its data are not on the Hub with it; they are to lie beside the recipe: {escaped(', '.join(files))}."
     yield _folded("The resolved recipe", fenced(facts.recipe_text, "yaml"))

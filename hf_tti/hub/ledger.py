@@ -12,15 +12,15 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from hf_tti import pushes
 from hf_tti.hub.files import model_files
-from hf_tti.hub.remote import MAIN
+from hf_tti.pushes import LEDGER, MAIN
 
-LEDGER, STAGING = "pushes.jsonl", ".push"
+STAGING = ".push"
 _ROOM = 3  # checkpoints that have to fit on the disk beside what is kept for a Hub that is down
 
 
@@ -31,22 +31,24 @@ class Ledger:
         self._run_dir, self._repo = run_dir, repo
 
     def promise(self, branch: str, folder: Path | None = None) -> None:
-        """Keeps the files of a checkpoint for a branch, then notes it; without a folder notes it alone.
+        """Notes a branch, then keeps the files of its checkpoint; without a folder notes it alone.
+
+        Each is tried whatever becomes of the other: a promise whose files could not be kept stays a promise.
 
         Raises:
             OSError: the disk refuses.
         """
-        if folder is not None:
-            self._stage(branch, folder)
-        self.note("promised", branch)
+        try:
+            self.note("promised", branch)
+        finally:
+            if folder is not None:
+                self._stage(branch, folder)
 
     def pushed(self, branch: str, commit: str | None) -> None:
-        """Notes that all of a branch is there, and lets go of its files."""
+        """Notes that all of a branch is there, and lets go of its files unless another repository waits for them."""
         self.note("pushed", branch, commit=commit)
-        self.release(branch)
-
-    def release(self, branch: str) -> None:
-        shutil.rmtree(self.staged(branch), ignore_errors=True)
+        if not any(name == branch for _, name in pushes.pending(self._run_dir)):
+            shutil.rmtree(self.staged(branch), ignore_errors=True)
 
     def staged(self, branch: str) -> Path:
         """Where the files of a branch are kept."""
@@ -59,16 +61,11 @@ class Ledger:
 
     def pending(self) -> list[str]:
         """What was promised to this repository and has not arrived since, by step, `main` last."""
-        state: dict[str, str] = {}
-        for line in self._lines():
-            if line["repo"] == self._repo and line["event"] in ("promised", "pushed"):
-                state[line["branch"]] = line["event"]
-        return sorted((branch for branch, event in state.items() if event == "promised"), key=step_of)
+        return sorted((branch for repo, branch in pushes.pending(self._run_dir) if repo == self._repo), key=step_of)
 
     def has_pushed(self, branch: str) -> bool:
         """Whether a branch has arrived in this repository, at some time."""
-        wanted = ("pushed", branch, self._repo)
-        return any((line["event"], line["branch"], line["repo"]) == wanted for line in self._lines())
+        return pushes.has_pushed(self._run_dir, self._repo, branch)
 
     def is_known(self, branch: str) -> bool:
         """Whether a branch's files are kept, or have arrived."""
@@ -99,16 +96,6 @@ class Ledger:
                 shutil.copyfile(path, half / path.name)
         shutil.rmtree(place, ignore_errors=True)
         os.replace(half, place)
-
-    def _lines(self) -> Iterator[dict[str, Any]]:
-        path = self._run_dir / LEDGER
-        for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
-            try:
-                line = json.loads(text)
-            except json.JSONDecodeError:
-                continue
-            if isinstance(line, dict) and {"event", "branch", "repo"} <= line.keys():
-                yield line
 
 
 def step_of(branch: str) -> float:

@@ -1,8 +1,8 @@
 """What is still to be delivered, tried one at a time: no thread and no sleeping here.
 
-`attempt` tries what is first in line and says how long to wait before the next. What may pass is tried again, after 1,
-2, 4 … 60 s or as long as the Hub asks; what may not (the token, the file, the repository) is set aside until
-`another_try`.
+`attempt` tries what is first in line and says how long to wait before the next. What may pass goes to the end of the
+line; whoever is first then is tried after 1, 2, 4 … 60 s, or as long as the Hub asks. What may not (the token, the
+file, the repository) is set aside until `another_try`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from hf_tti.console import complain
 from hf_tti.hub.card import card_files
 from hf_tti.hub.errors import PushError, may_pass, reason_of, retry_after
 from hf_tti.hub.files import Content, model_files
-from hf_tti.hub.ledger import Ledger
-from hf_tti.hub.remote import MAIN, Remote
+from hf_tti.hub.ledger import Ledger, step_of
+from hf_tti.hub.remote import Remote
+from hf_tti.pushes import MAIN
 from hf_tti.run_folder import RunFolder
 
 LONGEST_WAIT_S = 60.0
@@ -67,14 +68,14 @@ class Outbox:
     def promise(self, branch: str, folder: Path | None = None) -> None:
         """A branch that is to arrive, from a checkpoint's folder; `main` is made of `final/`. Never raises."""
         job = Job(branch)
-        try:
-            with self._lock:
-                self.ledger.promise(branch, folder)
-        except OSError as error:
-            job = Job(branch, f"its files could not be kept: {error.strerror or error}", is_refused=True)
-            complain(f"{branch} will not be pushed to {self.remote.repo}: {job.reason}")
         with self._lock:
-            self._jobs[branch] = job
+            self._jobs[branch] = job  # what is under way is not this one
+            try:
+                self.ledger.promise(branch, folder)
+            except OSError as error:
+                job.reason, job.is_refused = f"its files could not be kept: {error.strerror or error}", True
+        if job.is_refused:
+            complain(f"{branch} will not be pushed to {self.remote.repo}: {job.reason}")
 
     def adopt(self, branch: str) -> None:
         """A branch that was promised before, or that needs no promise."""
@@ -89,9 +90,9 @@ class Outbox:
                 job.is_refused = False
 
     def missing(self) -> list[tuple[str, str]]:
-        """(branch, reason) of what has not arrived."""
+        """(branch, reason) of what has not arrived, by step, `main` last."""
         with self._lock:
-            return [(job.branch, job.reason) for job in self._jobs.values()]
+            return [(branch, self._jobs[branch].reason) for branch in sorted(self._jobs, key=step_of)]
 
     def is_waiting(self) -> bool:
         """Whether there is anything left that may still arrive."""
@@ -151,6 +152,8 @@ class Outbox:
                 return 0.0
             if not self._failures:
                 complain(f"{job.branch} is not on the Hub yet ({reason}); it is tried again")
+            if self._jobs.get(job.branch) is job:  # to the end: one that keeps failing holds up no other
+                self._jobs[job.branch] = self._jobs.pop(job.branch)
             self._failures += 1
             wait = max(min(2.0 ** (self._failures - 1), LONGEST_WAIT_S), retry_after(error, self._wall()))
             self._due = self._clock() + wait

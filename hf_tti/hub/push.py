@@ -14,8 +14,9 @@ from hf_tti.hub.files import check_files
 from hf_tti.hub.ledger import step_of
 from hf_tti.hub.outbox import Outbox
 from hf_tti.hub.queue import PushQueue
-from hf_tti.hub.remote import MAIN, Remote
+from hf_tti.hub.remote import Remote
 from hf_tti.hub.training import is_scheduled, state_of
+from hf_tti.pushes import MAIN
 from hf_tti.run_folder import RunFolder
 
 WAIT_S = 600.0

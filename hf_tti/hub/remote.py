@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_session
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import disable_progress_bars, logging
 
 from hf_tti.hub.files import Content, check_files, is_allowed
+from hf_tti.pushes import MAIN
 
-MAIN = "main"
 TIMEOUT_S = 60.0  # without a byte; the client's own default is none, and it would wait for ever
 _REPLACED = ("model*.safetensors", "model.safetensors.index.json", "assets/*.png")  # of which old ones go
 
@@ -81,8 +82,19 @@ class Remote:
         return {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
 
     def _call(self) -> HfApi:
-        get_session().timeout = TIMEOUT_S
+        session = get_session()
+        session.timeout = TIMEOUT_S
+        if _limit not in session.event_hooks["request"]:
+            session.event_hooks["request"].append(_limit)
         return self._api
+
+
+def _limit(request: Any) -> None:
+    """A hook of the client's session: some of its calls, `list_repo_tree` for one, ask to wait for ever."""
+    asked = request.extensions.get("timeout", {})
+    request.extensions["timeout"] = {
+        kind: TIMEOUT_S if asked.get(kind) is None else asked[kind] for kind in ("connect", "read", "write", "pool")
+    }
 
 
 def is_same(entry: RepoFile, content: Content) -> bool:

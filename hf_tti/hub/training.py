@@ -13,10 +13,10 @@ from hf_tti.checkpoints import checkpoints_of, problems_of
 from hf_tti.console import complain, say
 from hf_tti.hub.check import check_hub
 from hf_tti.hub.errors import push_command, unfinished
-from hf_tti.hub.ledger import Ledger
 from hf_tti.hub.outbox import Outbox
 from hf_tti.hub.queue import PushQueue
-from hf_tti.hub.remote import MAIN, Remote
+from hf_tti.hub.remote import Remote
+from hf_tti.pushes import MAIN, is_delivered
 from hf_tti.recipe.sections import HubSection
 from hf_tti.run_folder import RunFolder
 
@@ -118,8 +118,7 @@ def push_what_is_left(section: HubSection, run: RunFolder, args: TrainingArgumen
     """
     if section.push == "none" or args.process_index:
         return
-    ledger = Ledger(run.path, section.repo or "")
-    if ledger.has_pushed(MAIN) and not ledger.pending():
+    if is_delivered(run.path, section.repo or ""):
         return
     check_hub(section)
     with run.lock(), pushing(section, run, args) as pushes:

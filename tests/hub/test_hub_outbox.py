@@ -7,11 +7,13 @@ from types import SimpleNamespace
 import pytest
 
 from fakes.hub import status
-from hf_tti.hub.ledger import LEDGER, Ledger
+from hf_tti.hub import PushError, push_run
+from hf_tti.hub.ledger import Ledger
 from hf_tti.hub.outbox import LONGEST_WAIT_S, Outbox
 from hf_tti.hub.queue import PushQueue
 from hf_tti.hub.remote import Remote
 from hf_tti.hub.training import PushCheckpoints
+from hf_tti.pushes import LEDGER
 from hf_tti.recipe import load_recipe
 from hf_tti.run_folder import RECIPE_FILE, RESULT_FILE, RUN_FILE, RunFolder
 from tiny_runs import write_recipe
@@ -76,6 +78,20 @@ def test_a_promise_outlives_the_rotation_of_its_checkpoint(hub, run):
     assert outbox.ledger.pending() == [] and outbox.ledger.staged_branches() == []
 
 
+def test_what_arrives_in_one_repository_stays_for_another_that_waits(hub, run):
+    expected = weights(run, "checkpoint-2")
+    first, second = (Outbox(run, Remote(repo, private=True)) for repo in ("me/tiny", "me/other"))
+    first.promise("step2", run.path / "checkpoint-2")
+    shutil.rmtree(run.path / "checkpoint-2")
+    second.adopt("step2")
+    assert second.attempt() == 0 and not second.missing()
+    assert first.ledger.pending() == first.ledger.staged_branches() == ["step2"]
+    assert first.attempt() == 0 and not first.missing()
+    for repo in ("me/tiny", "me/other"):
+        assert hub.repos[repo].branches["step2"]["model.safetensors"] == expected
+    assert first.ledger.pending() == first.ledger.staged_branches() == []
+
+
 def test_a_line_that_a_kill_tore_costs_no_other(run):
     ledger = Ledger(run.path, "me/tiny")
     ledger.promise("step2")
@@ -106,6 +122,25 @@ def test_what_may_pass_is_tried_again_after_longer_and_longer_waits(hub, run):
     assert outbox.missing() == [("step4", "the Hub answered 503")] and outbox.is_waiting()
     hub.heal()
     assert outbox.attempt() == 0 and outbox.missing() == []
+
+
+def test_a_branch_that_keeps_failing_holds_up_no_other(hub, run):
+    clock = Clock()
+    outbox = outbox_of(run, clock=clock, wall=clock)
+    for step in (2, 4):
+        outbox.promise(f"step{step}", run.path / f"checkpoint-{step}")
+    outbox.promise("main")
+    hub.decide = lambda request: status(503) if "step2" in request.path else None
+    assert outbox.attempt() == 1
+    asked = len(hub.requests)
+    assert outbox.attempt() == 1 and len(hub.requests) == asked  # nobody else before its time either
+    clock.now += 1
+    assert [outbox.attempt(), outbox.attempt(), outbox.attempt()] == [0, 0, 1]
+    assert list(outbox.arrived) == ["step4", "main"]
+    assert outbox.missing() == [("step2", "the Hub answered 503")]
+    hub.heal()
+    clock.now += 1
+    assert outbox.attempt() == 0 and not outbox.missing()
 
 
 def test_the_hubs_own_waiting_time_is_kept(hub, run):
@@ -172,6 +207,18 @@ def test_a_disk_that_is_nearly_full_is_left_to_the_training(hub, run, monkeypatc
     outbox = outbox_of(run)
     outbox.promise("step2", run.path / "checkpoint-2")
     assert "the disk is nearly full" in outbox.missing()[0][1] and outbox.ledger.staged_branches() == []
+
+
+def test_a_promise_whose_files_could_not_be_kept_stays_one_after_rotation(hub, run, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+        outbox_of(run).promise("step2", run.path / "checkpoint-2")
+    shutil.rmtree(run.path / "checkpoint-2")
+    for _ in range(2):
+        with pytest.raises(PushError, match=r"step2 \(.*its files are gone\); to finish") as lost:
+            push_run(run, "me/tiny")
+        assert lost.value.exit_code == 4
+    assert hub.repos["me/tiny"].branches["main"]["model.safetensors"] == weights(run, "final")
 
 
 def test_files_that_were_kept_and_not_noted_are_known_to_the_next_session(hub, run):

@@ -1,11 +1,12 @@
 """Laws of a push to one branch, with the real client: done twice it changes nothing, a lost reply costs no commit."""
 
 import json
+import threading
 
 import pytest
 from huggingface_hub import HfApi
 
-from fakes.hub import hang_up, lost_reply, status
+from fakes.hub import hang_up, lost_reply, stall, status
 from fakes.hub_store import GITATTRIBUTES
 from hf_tti.hub.errors import PushError, may_pass, reason_of, retry_after
 from hf_tti.hub.remote import Remote
@@ -125,6 +126,33 @@ def test_no_answer_may_pass(hub, remote):
     with pytest.raises(Exception) as refused:
         HfApi().create_repo("me/other")
     assert may_pass(refused.value) and "refused" in reason_of(refused.value)
+
+
+STALLED = {"the commits": "/commits/", "the branch": "/revision/", "the tree": "/tree/"}
+
+
+@pytest.mark.parametrize("path", STALLED.values(), ids=STALLED)
+def test_a_connection_that_stalls_is_given_up(hub, remote, monkeypatch, path):
+    """Also where the client itself asks to wait for ever."""
+    monkeypatch.setattr("hf_tti.hub.remote.TIMEOUT_S", 0.2)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+    hub.decide = lambda request: stall() if request.method == "GET" and path in request.path else None
+    found = []
+
+    def push():
+        try:
+            remote.push("step4", FILES, "step4")
+        except Exception as error:
+            found.append(error)
+
+    thread = threading.Thread(target=push, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert may_pass(found[0]) and "Timeout" in reason_of(found[0])
+    hub.heal()
+    assert remote.push("step4", FILES, "step4") is not None
+    assert hub.repos["me/tiny"].branches["step4"] == ALL
 
 
 def test_what_is_wrong_with_the_files_does_not_pass_and_what_is_wrong_with_the_network_does():

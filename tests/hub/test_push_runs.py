@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from fakes.hub_client import point_client_at
 from hf_tti.cli import main
 from hf_tti.recipe import expand_sweep, load_recipe
 from hf_tti.run import train_run
+from hf_tti.run_folder import RESULT_FILE, RunFolder
 from tiny_runs import write_recipe
 
 NAMES = ("tiny-seed1", "tiny-seed2")
@@ -69,6 +71,26 @@ def test_one_that_fails_keeps_none_of_the_others(hub, runs, capsys):
     hub.heal()
     assert push(runs, "--collection", "A sweep") == 0
     assert len(collection["items"]) == 2
+
+
+def test_one_that_is_busy_or_has_nothing_keeps_none_of_the_others(hub, runs, capsys):
+    with RunFolder(Path(runs[0])).lock():
+        assert push(runs, "--collection", "A sweep") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert "another process is training in this folder" in lines[0]
+    assert lines[-1] == "1 of 2 runs are not all on the Hub"
+    (collection,) = hub.store.collections.values()
+    assert [item["id"] for item in collection["items"]] == ["me/tiny-seed2"]
+
+
+def test_a_mistake_after_a_failed_push_does_not_hide_it(hub, runs, capsys):
+    hub.decide = lambda request: status(403) if "tiny-seed1/commit" in request.path else None
+    (Path(runs[1]) / RESULT_FILE).unlink()
+    assert push(runs) == 4
+    lines = capsys.readouterr().err.splitlines()
+    assert any("not on the Hub in me/tiny-seed1: main" in line for line in lines)
+    assert any(line.startswith(f"{runs[1]}: is not finished") for line in lines)
+    assert lines[-1] == "2 of 2 runs are not all on the Hub"
 
 
 def test_two_runs_do_not_share_a_repository(hub, runs, capsys):
