@@ -12,6 +12,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import hf_tti
 from hf_tti.commands import COMMANDS, INTERRUPTED, Command
@@ -58,8 +59,16 @@ def _check_for_secrets(argv: Sequence[str]) -> None:
             raise UserError(f"argument {number}: holds {what}; {TOKENS_ELSEWHERE}")
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the arguments in one line; the parsers of subcommands are of this class too."""
+
+    def error(self, message: str) -> NoReturn:
+        complain(str(UserError(f"{self.prog}: {message}; see {self.prog} --help")))
+        raise SystemExit(UserError.exit_code)
+
+
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="hf-tti",
         description="Train language models to be interpretable, and measure what that costs.",
     )

@@ -25,8 +25,11 @@ __all__ = ["GPUS", "CostEstimate", "Gpu", "Schedule", "assumed_mfu", "estimate",
 # One step of the published model (30 M parameters, 64 x 512 tokens, GPT-2's vocabulary) with the Trainer's eager
 # cross-entropy in bf16: FLOPs, and bytes to and from memory (34 a logit, 65 GB in the blocks), from shapes alone.
 _STEP_FLOPS, _STEP_BYTES = 6.345e12, 121e9
-_KERNEL_EFFICIENCY = 0.72  # share of the slower of the two limits that kernels reach
-_KNOWN_TOKENS = {("tinystories", "validation"): 4_675_000}  # GPT-2's tokenizer: 4,653,648 targets, about 22,000 stories
+_KERNEL_EFFICIENCY = 0.72  # share of its peak or bandwidth that a kernel reaches: a guess, of no measurement
+_SMALL = 10_000_000  # parameters below which a step waits for its kernels' launches, a guess as well
+# With GPT-2's tokenizer. The published evaluation had 4,653,648 targets; each of its about 22,000 stories has one more
+# token than targets, which makes 4,675,648, rounded.
+_KNOWN_TOKENS = {("tinystories", "validation"): 4_675_000}
 
 
 @dataclass(frozen=True)
@@ -55,17 +58,18 @@ class CostEstimate:
 
     Attributes:
         gpu, num_gpus: what it runs on.
-        flops_per_step: of an optimizer step over all GPUs. flops: of all steps and evaluations.
+        flops_per_step: of an optimizer step over all GPUs; None for runs that differ. flops: of all steps and
+            evaluations.
         memory_bytes: that each GPU needs. gpu_memory_bytes: that it has; None where nobody said.
         hours: of wall time. dollars: for all GPUs; None where they have no price.
-        mfu: model FLOPs utilisation, assumed or measured; None without a peak to compare with.
+        mfu: model FLOPs utilisation, assumed or measured; None without a peak to compare with, or for runs that differ.
         num_steps: optimizer steps.
         assumptions: a sentence each.
     """
 
     gpu: str
     num_gpus: int
-    flops_per_step: float
+    flops_per_step: float | None
     flops: float
     memory_bytes: int
     gpu_memory_bytes: int | None
@@ -129,6 +133,7 @@ def estimate(recipe: Recipe, *, gpu: str, num_gpus: int = 1, mfu: float | None =
         num_steps=schedule.num_steps,
         assumptions=[
             _of_speed(card, precision, used, given=mfu is not None),
+            *_of_size(int(memory[0]["bytes"]) // 4, given=mfu is not None),
             *counted,
             *_of_money(card, num_gpus),
             *of_memory,
@@ -151,8 +156,18 @@ def _of_speed(card: Gpu, precision: str, mfu: float, *, given: bool) -> str:
         return f"MFU {mfu:.1%} of {what}, as given"
     return (
         f"MFU {mfu:.1%} of {what}: assumed, computed from the arithmetic and the memory traffic of the published 30 M "
-        "model's eager step, not measured; larger models reach more. --mfu sets another, --measure times this one"
+        f"model's eager step, with kernels at {_KERNEL_EFFICIENCY:.0%} of what the chip can do (a guess), not "
+        "measured; larger models reach more, smaller ones far less. --mfu sets another, --measure times this one"
     )
+
+
+def _of_size(num_parameters: int, *, given: bool) -> list[str]:
+    if given or num_parameters >= _SMALL:
+        return []
+    return [
+        f"WARNING: {num_parameters / 1e6:.2g} M parameters are too few for that MFU, a step waits for kernel launches: "
+        "hours and dollars are lower bounds, --measure on the GPU says how far off"
+    ]
 
 
 def _of_money(card: Gpu, num_gpus: int) -> list[str]:
@@ -169,8 +184,11 @@ def schedule_of(recipe: Recipe, num_gpus: int = 1) -> Schedule:
     """Steps, rows and evaluations of a run, from the recipe alone; transformers' defaults where it is silent.
 
     Raises:
-        UserError: `num_train_epochs` over a corpus whose length only preparing it would tell.
+        UserError: no steps, or `num_train_epochs` over a corpus whose length only preparing it would tell.
     """
+    from hf_tti.from_recipe import check_steps
+
+    check_steps(recipe)
     training, length = recipe.training, DataConfig(**recipe.data).block_size
     micro_rows = training.get("per_device_train_batch_size", 8)
     rows_per_step = micro_rows * training.get("gradient_accumulation_steps", 1) * num_gpus
@@ -261,10 +279,17 @@ def _of_objectives(recipe: Recipe, schedule: Schedule, model: PreTrainedModel) -
 
 
 def total_of(estimates: list[CostEstimate]) -> CostEstimate:
-    """All runs of a sweep, one after the other: FLOPs, hours and dollars added up, memory the largest."""
-    first = estimates[0]
+    """All runs of a sweep, one after the other: FLOPs, hours and dollars added up, memory the largest; what they share
+    of a step's FLOPs, the MFU and the assumptions.
+    """
+    first, *others = estimates
+    same_step = all(each.flops_per_step == first.flops_per_step for each in others)
+    same_mfu = all(each.mfu == first.mfu for each in others)
     return dataclasses.replace(
         first,
+        flops_per_step=first.flops_per_step if same_step else None,
+        mfu=first.mfu if same_mfu else None,
+        assumptions=[line for line in first.assumptions if all(line in each.assumptions for each in others)],
         flops=sum(each.flops for each in estimates),
         hours=sum(each.hours for each in estimates),
         dollars=None if first.dollars is None else sum(each.dollars or 0.0 for each in estimates),

@@ -40,8 +40,19 @@ _NOT_OF_THE_CONFIG = ("model_type", "pretrained", "revision", "attn_implementati
 
 
 def has_bf16() -> bool:
-    """Whether the device computes in bf16."""
+    """Whether the device computes in bf16 itself; CUDA emulates it where it does not, slowly."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return is_torch_bf16_gpu_available()
+
+
+def check_steps(recipe: Recipe) -> None:
+    """
+    Raises:
+        UserError: no step at all, which transformers would take for `num_train_epochs`.
+    """
+    if recipe.training.get("max_steps") == 0:
+        raise UserError("training.max_steps: 0 trains nothing; leave it out to train num_train_epochs")
 
 
 def build_arguments(recipe: Recipe, run_dir: Path) -> InterpTrainingArguments:
@@ -51,8 +62,7 @@ def build_arguments(recipe: Recipe, run_dir: Path) -> InterpTrainingArguments:
         UserError: what transformers refuses, and a precision that this device does not have.
     """
     section = dict(recipe.training)
-    if section.get("max_steps") == 0:
-        raise UserError("training.max_steps: 0 trains nothing; leave it out to train num_train_epochs")
+    check_steps(recipe)
     precision = section.pop("precision", "auto")
     if precision == "auto":
         precision = "bf16" if has_bf16() and not section.get("use_cpu") else "fp32"

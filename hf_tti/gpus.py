@@ -15,6 +15,7 @@ PRICES_FROM = (
     f"modal.com/pricing on {PRICES_AS_OF}, as transcribed at "
     "github.com/api-evangelist/modal-labs/blob/main/plans/modal-labs-plans-pricing.yml"
 )
+MOST_IN_A_CONTAINER = 8  # on Modal, but for the A10: modal.com/docs/guide/gpu, "Specifying GPU count"
 _GB = 10**9  # as sold: what a program finds free is a few per cent less or more
 
 
@@ -28,6 +29,7 @@ class Gpu:
         memory_bytes, bandwidth: of its memory, bytes and bytes per second.
         dollars_per_hour: list price of one, per second × 3600.
         source: of the price, with its date. data_sheet: of the peaks.
+        most_in_a_container: how many Modal attaches to one at most.
     """
 
     bf16_flops: float | None
@@ -38,6 +40,7 @@ class Gpu:
     dollars_per_hour: float
     data_sheet: str
     source: str = PRICES_FROM
+    most_in_a_container: int = MOST_IN_A_CONTAINER
 
     def peak(self, precision: str) -> float | None:
         """FLOP/s in `bf16`, `fp16` or `fp32`; None where it has no such arithmetic."""
@@ -54,19 +57,22 @@ def _gpu(half: float, fp32: float, gigabytes: int, bandwidth: float, per_second:
         bandwidth=bandwidth * 1e9,
         dollars_per_hour=round(per_second * 3600, 4),
         data_sheet=data_sheet,
+        most_in_a_container=own.get("most_in_a_container", MOST_IN_A_CONTAINER),
     )
 
 
 _A100_40GB = _gpu(312, 19.5, 40, 1555, 0.000583, "NVIDIA A100 data sheet, SXM 40 GB")
+_H100 = _gpu(989.4, 66.9, 80, 3350, 0.001097, "NVIDIA H100 data sheet, SXM")
 GPUS: dict[str, Gpu] = {
     "T4": _gpu(65, 8.1, 16, 320, 0.000164, "NVIDIA T4 data sheet", bf16_flops=None),
     "L4": _gpu(121, 30.3, 24, 300, 0.000222, "NVIDIA L4 data sheet"),
-    "A10": _gpu(125, 31.2, 24, 600, 0.000306, "NVIDIA A10 data sheet"),
+    "A10": _gpu(125, 31.2, 24, 600, 0.000306, "NVIDIA A10 data sheet", most_in_a_container=4),
     "L40S": _gpu(362.05, 91.6, 48, 864, 0.000542, "NVIDIA L40S data sheet"),
     "A100": _A100_40GB,
     "A100-40GB": _A100_40GB,
     "A100-80GB": _gpu(312, 19.5, 80, 2039, 0.000694, "NVIDIA A100 data sheet, SXM 80 GB"),
-    "H100": _gpu(989.4, 66.9, 80, 3350, 0.001097, "NVIDIA H100 data sheet, SXM"),
+    "H100": _H100,
+    "H100!": _H100,  # exactly this one: for `H100` Modal may give an H200 (its GPU guide)
     "H200": _gpu(989.4, 66.9, 141, 4800, 0.001261, "NVIDIA H200 data sheet, SXM"),
     "B200": _gpu(2250, 75, 180, 7700, 0.001736, "NVIDIA HGX B200 data sheet, one of eight"),
 }

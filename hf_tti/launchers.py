@@ -13,6 +13,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ _UNTIL_KILLED_S = 900.0  # that a job stays after a SIGTERM: longer than SLURM w
 _SHARED = {"time": "timeout_min", "gpus": "gpus_per_node"}  # our word -> submitit's, for every cluster
 _STILL_THERE = ("PENDING", "CONFIGURING", "RUNNING", "REQUEUED", "RESIZING", "SUSPENDED", "COMPLETING")
 _EVERYWHERE = ("timeout_min", "gpus_per_node", "cpus_per_task", "mem_gb")  # for every cluster; the rest is SLURM's
+_WHOLE = ("gpus_per_node", "cpus_per_task", "max_num_timeout")  # parameters that are counts
 _OURS = {"job_name", "stderr_to_stdout"}  # parameters of submitit that are set here, or make no sense for one task
 _OURS |= {"additional_parameters", "array_parallelism", "num_gpus", "srun_args", "teardown"}
 _OURS |= {"nodes", "ntasks_per_node", "gpus_per_task"}
@@ -153,14 +155,17 @@ def job_of(run: PlannedRun, argv: Sequence[str]) -> TrainJob:
     return TrainJob(tuple(argv), str((run.folder.path / LOG_FILE).absolute()), os.getcwd())
 
 
-def slurm_parameters(settings: Sequence[str], cluster: str) -> dict[str, Any]:
+def slurm_parameters(settings: Sequence[str], cluster: str, *, here: bool = True) -> dict[str, Any]:
     """`--slurm KEY=VALUE` as submitit's parameters. `time` in minutes or as SLURM writes it, `gpus` for each node,
     `setup` a line of shell before the run, once or more often.
 
+    Args:
+        here: whether jobs must be submittable from this machine.
+
     Raises:
-        UserError: an unknown key, a text that is no KEY=VALUE, no time limit for SLURM.
+        UserError: an unknown key, a text that is no KEY=VALUE, a value of another kind, no time limit for SLURM.
     """
-    check_cluster(cluster)
+    check_cluster(cluster if here else "local")
     from submitit import SlurmExecutor
 
     shared = dict.fromkeys(_EVERYWHERE) | {value: None for value in _SHARED.values()}
@@ -177,7 +182,7 @@ def slurm_parameters(settings: Sequence[str], cluster: str) -> dict[str, Any]:
             parameters["slurm_setup"].append(text)
             continue
         name = _SHARED.get(key, key)
-        value = minutes(text) if name == "timeout_min" else _number(text)
+        value = _value(name, text, setting)
         parameters[name if name in shared else f"slurm_{name}"] = value
     if cluster == "slurm" and "timeout_min" not in parameters:
         raise UserError("--slurm time=LIMIT is missing, such as --slurm time=4:00:00; a job may be queued again then")
@@ -218,6 +223,19 @@ def minutes(text: str) -> int:
     return -(-seconds // 60)
 
 
+def _value(name: str, text: str, setting: str) -> Any:
+    if name == "timeout_min":
+        return minutes(text)
+    if name == "mem_gb":
+        if not re.fullmatch(r"\d+(\.\d+)?", text) or not float(text):
+            raise UserError(f"--slurm {setting}: expected GB, such as mem_gb=16 or mem_gb=16.5")
+        return float(text)
+    if name in _WHOLE and not text.isdecimal():
+        of_a_kind = ", and --slurm gres=gpu:KIND:NUMBER for GPUs of one kind" if name == "gpus_per_node" else ""
+        raise UserError(f"--slurm {setting}: expected a whole number{of_a_kind}")
+    return _number(text)
+
+
 def _number(text: str) -> Any:
     if text in ("true", "false"):
         return text == "true"
@@ -243,12 +261,16 @@ def submit(
     JobEnvironment.USR_SIG = os.environ[_SUBMITIT_SIGNAL]  # where submitit was imported before
     own = dict(parameters)
     timeouts = own.pop("slurm_max_num_timeout", MAX_TIMEOUTS)
-    folder.mkdir(parents=True, exist_ok=True)
-    executor = submitit.AutoExecutor(
-        folder.absolute() / "%j", cluster=cluster, **{f"{cluster}_max_num_timeout": timeouts}
-    )
+    options = {f"{cluster}_max_num_timeout": timeouts}
     exported = f"export {_SUBMITIT_SIGNAL}={os.environ[_SUBMITIT_SIGNAL]}"  # where jobs do not inherit the environment
     own["slurm_setup"] = [exported, *own.get("slurm_setup", [])]
+    try:
+        with tempfile.TemporaryDirectory() as elsewhere:  # an executor makes its folder before it looks at parameters
+            submitit.AutoExecutor(elsewhere, cluster=cluster, **options).update_parameters(**own)
+    except (AssertionError, NameError, ValueError) as error:
+        raise UserError(f"--launcher submitit: {' '.join(str(error).split())}") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    executor = submitit.AutoExecutor(folder.absolute() / "%j", cluster=cluster, **options)
     submitted = {}
     try:
         for name, job in jobs.items():
@@ -259,6 +281,18 @@ def submit(
         reason = " ".join(str(error).split())
         raise UserError(f"--launcher submitit: {reason}; submitted so far: {len(submitted)}") from error
     return submitted
+
+
+def exit_code(job: submitit.Job) -> int | None:
+    """Of the run of a job that has ended; None where the job says none."""
+    from submitit.core.utils import UncompletedJobError
+
+    try:
+        error = job.exception()
+    except UncompletedJobError:
+        return None
+    said = re.search(r"RunFailed: exit code (-?\d+)", str(error))
+    return 0 if error is None else int(said[1]) if said else None
 
 
 def _note(folder: Path, cluster: str, job: TrainJob, submitted: submitit.Job) -> None:

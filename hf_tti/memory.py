@@ -34,7 +34,8 @@ def estimate_memory(recipe: Recipe, *, bf16: bool | None = None) -> tuple[list[d
     activations = text.num_hidden_layers * of_a_layer
     if recomputed:  # a layer at a time, and the input of each
         activations = of_a_layer + text.num_hidden_layers * tokens * width * (2 if half else 4)
-    logits = tokens * text.vocab_size * (14 if half else 12)
+    # A logit in fp32 (4 bytes), its log-softmax (4) and its gradient (4); under autocast the 16-bit one (2) as well.
+    logits = tokens * text.vocab_size * (4 + 4 + 4 + (2 if half else 0))
     parts = {
         "parameters": 4 * num_parameters,
         "gradients": 4 * num_parameters,

@@ -7,6 +7,7 @@ republished, or written to. The Hub's cache, whose snapshots are links into its 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Iterable
@@ -53,17 +54,20 @@ def check_model(source: str, revision: str | None = None) -> None:
 
     Raises:
         UserError: a link out of the folder, a tokenizer's or a shard's file elsewhere, an attention kernel from the
-            Hub, an adapter.
+            Hub, an adapter; a Hub that cannot be reached, where the cache does not say what the model has.
     """
-    from transformers.utils import cached_file
-
     if os.path.isdir(source):
         check_links(Path(source), sorted(Path(source).rglob("*")))
 
+    reached = True
+
     def read(name: str) -> dict[str, Any]:
-        quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-        found = cached_file(source, name, revision=revision, **quiet)
-        return {} if found is None else _json_object(Path(found), f"{source}: {name}")
+        nonlocal reached
+        if os.path.isdir(source):
+            found = Path(source) / name
+        else:
+            found, reached = _of_the_hub(source, name, revision, reached)
+        return {} if found is None or not found.is_file() else _json_object(found, f"{source}: {name}")
 
     if read("adapter_config.json"):
         raise UserError(
@@ -80,6 +84,36 @@ def check_model(source: str, revision: str | None = None) -> None:
         for name in value if isinstance(value, list) else [value]:
             if key.endswith(("_file", "_files")) and isinstance(name, str) and _is_elsewhere(name, source):
                 raise UserError(f"{source}: tokenizer_config.json: {key}: {name!r} is no file beside it")
+
+
+def _of_the_hub(source: str, name: str, revision: str | None, reach: bool) -> tuple[Path | None, bool]:
+    """A file of a model on the Hub, and whether the Hub was reached or need not be; else it comes from the cache.
+    None: the model has no such file, or nothing is loaded but from the cache, which lacks it.
+    """
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from transformers.utils import cached_file
+
+    retries = logging.getLogger("huggingface_hub.utils._http")
+    level = retries.level
+    retries.setLevel(logging.ERROR)
+    try:
+        return Path(hf_hub_download(source, name, revision=revision, local_files_only=not reach)), reach
+    except LocalEntryNotFoundError as error:
+        known = try_to_load_from_cache(source, name, revision=revision)
+        if known is None and not constants.HF_HUB_OFFLINE:
+            raise UserError(
+                f"{source}: {name} cannot be looked at, {constants.ENDPOINT} cannot be reached; "
+                "HF_HUB_OFFLINE=1 loads what is in the cache alone"
+            ) from error
+        return Path(known) if isinstance(known, str) else None, False
+    except EntryNotFoundError:
+        return None, reach
+    except (HfHubHTTPError, HFValidationError):  # transformers' words for it
+        found = cached_file(source, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+        return None if found is None else Path(found), reach
+    finally:
+        retries.setLevel(level)
 
 
 def _is_elsewhere(name: str, source: str) -> bool:

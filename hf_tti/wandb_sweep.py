@@ -19,6 +19,7 @@ import yaml
 from hf_tti.console import complain
 from hf_tti.errors import UserError, did_you_mean
 from hf_tti.recipe.sections import TrackingSection
+from hf_tti.run_folder import resolve_paths
 from hf_tti.sweep import PlannedRun, plan
 
 _TRACKED = "tracking.tracker=wandb"
@@ -34,8 +35,8 @@ def sweep_definition(paths: Sequence[Path], overrides: Sequence[str], runs_dir: 
 
     Raises:
         RecipeError: what is wrong with any of the recipes.
-        UserError: all runs are finished, or they belong to several projects, or an override looks like a macro of
-            W&B's agents.
+        UserError: all runs are finished, a folder holds another recipe's run, runs belong to several projects, or an
+            override looks like a macro of W&B's agents.
     """
     if macro := next((text for text in [*map(str, paths), *overrides] if "${" in text), None):
         raise UserError(f"{macro!r}: W&B's agents would put something else in place of ${{…}}")
@@ -44,6 +45,8 @@ def sweep_definition(paths: Sequence[Path], overrides: Sequence[str], runs_dir: 
     runs = {name: run for name, run in every.items() if run.state != "finished"}
     if not runs:
         raise UserError(f"all {len(every)} runs are finished, in {runs_dir}")
+    for run in runs.values():
+        run.folder.check(resolve_paths(run.recipe), resume=True)
     arguments = [part for override in overrides for part in ("--set", override)]
     program = ["-m", "hf_tti.wandb_sweep", *map(str, paths), *arguments, "--runs-dir", str(runs_dir)]
     definition = {

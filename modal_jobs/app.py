@@ -9,6 +9,7 @@ from typing import Any
 import modal
 
 import hf_tti
+from hf_tti.errors import UserError
 from hf_tti.gpus import find_gpu
 from modal_jobs.lock import entry_points, pins
 from modal_jobs.places import (
@@ -64,13 +65,15 @@ def gpu_list(names: str, num_gpus: int) -> list[str] | None:
     """Modal's words for a fallback list such as `A100-80GB,H100`; None: on the CPU.
 
     Raises:
-        UserError: a GPU that is not known.
+        UserError: a GPU that is not known, or more of them than Modal attaches to a container.
     """
     if names == CPU:
         return None
     words = [name.strip() for name in names.split(",")]
     for word in words:
-        find_gpu(word)
+        most = find_gpu(word).most_in_a_container
+        if num_gpus > most:
+            raise UserError(f"--num-gpus {num_gpus}: Modal attaches at most {most} {word} to a container")
     return [f"{word}:{num_gpus}" for word in words]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -35,13 +35,25 @@ class Invocation:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with one line for a mistake."""
+    """argparse, with one line for a mistake. The word behind `--extra` is its value, even where it begins with `--`."""
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs, allow_abbrev=False)
 
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        return super().parse_known_args(None if args is None else joined(args), namespace)
+
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.prog}: {message}")
+
+
+def joined(words: Sequence[str], option: str = "--extra") -> list[str]:
+    """The words with `option X` as `option=X`, which argparse takes for any X."""
+    left, found = list(words), []
+    while left:
+        word = left.pop(0)
+        found.append(f"{word}={left.pop(0)}" if word == option and left else word)
+    return found
 
 
 def invocation(file: str) -> Invocation | None:

@@ -18,20 +18,25 @@ _ALLOWED = ("overrides", "run_name", "elastic")
 
 
 def machine_options(parser: argparse.ArgumentParser, *, gpu: str, hours: float, retries: int) -> None:
-    """`--gpu`, `--num-gpus`, `--timeout-hours`, `--retries`."""
+    """`--gpu`, `--timeout-hours`, `--retries`; of one GPU, unless `number_option` is there too."""
     parser.add_argument(
         "--gpu",
         default=gpu,
         metavar="A,B",
         help=f"kinds in the order in which they are tried, or {CPU}; default: {gpu}",
     )
-    parser.add_argument("--num-gpus", type=positive, default=1, metavar="N", help="in each container; default: 1")
+    parser.set_defaults(num_gpus=1)
     parser.add_argument(
         "--timeout-hours", type=_hours, default=hours, metavar="H", help=f"of one attempt; default: {hours:g}"
     )
     parser.add_argument(
         "--retries", type=_count, default=retries, metavar="N", help=f"attempts after the first; default: {retries}"
     )
+
+
+def number_option(parser: argparse.ArgumentParser) -> None:
+    """`--num-gpus`, of jobs that start a process for each."""
+    parser.add_argument("--num-gpus", type=positive, default=1, metavar="N", help="in each container; default: 1")
 
 
 def money_options(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +73,7 @@ def wanted_of(options: argparse.Namespace, recipes: Sequence[Path], overrides: S
     """From the parsed options; checks the GPUs and the cluster.
 
     Raises:
-        UserError: an unknown GPU, or a cluster that Modal would refuse.
+        UserError: an unknown GPU, or as many or a cluster that Modal would refuse.
     """
     gpus = [] if gpu_list(options.gpu, options.num_gpus) is None else [name.strip() for name in options.gpu.split(",")]
     if options.nodes > 1 and (not gpus or options.num_gpus != HOST_GPUS):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hf_tti.cost import CostEstimate
 
 BATCH = "training.per_device_train_batch_size"
+OTHER = "begun with another batch or recipe"
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def plan_runs(wanted: Wanted, records: Path) -> list[Planned]:
         records: a folder of what the Volume says of runs, as `runs/` would be here.
 
     Raises:
-        UserError: a recipe with mistakes, or outside the image; a batch that does not divide; two runs with one folder.
+        UserError: a recipe with mistakes, or outside the image; a batch that does not divide, or that the recipe's grid
+            sets for each process; two runs with one folder.
     """
     plan(wanted.recipes, wanted.overrides, records)  # two recipes with one folder
     planned = []
@@ -93,9 +95,17 @@ def in_image(path: Path) -> str:
 def _divided(path: Path, wanted: Wanted) -> list[str]:
     """The override that keeps the global batch on several processes, unless the user set it."""
     processes = wanted.num_processes * wanted.num_nodes
-    if processes == 1 or any(override.startswith(f"{BATCH}=") for override in wanted.overrides):
+    if processes == 1:
         return []
-    batch = load_recipe(path, wanted.overrides).training.get("per_device_train_batch_size", 8)
+    recipe = load_recipe(path, wanted.overrides)
+    if any(f"{BATCH}.".startswith(f"{axis}.") for axis in recipe.sweep.get("grid") or {}):
+        raise UserError(
+            f"{path}: sweep.grid sets {BATCH} for each of {processes} processes, so that the global batch would not be "
+            "the recipe's; train on one GPU, or sweep something else"
+        )
+    if any(override.startswith(f"{BATCH}=") for override in wanted.overrides):
+        return []
+    batch = recipe.training.get("per_device_train_batch_size", 8)
     rows = divided_batch(batch, processes)
     if rows is None:
         raise UserError(f"{path}: {BATCH} is {batch}, which {processes} processes cannot share; set it by --extra")
@@ -116,25 +126,39 @@ def _there(run: PlannedRun) -> PlannedRun:
     return dataclasses.replace(run, recipe=dataclasses.replace(recipe, **sections))
 
 
-def plan_on_volume(wanted: Wanted) -> list[tuple[Planned, str]]:
+def plan_on_volume(wanted: Wanted, *, elastic: bool = False) -> list[tuple[Planned, str]]:
     """The runs, each with its state on the Volume: new, unfinished or finished.
 
+    Args:
+        elastic: take a run that was `OTHER` too, and leave it to the container whether only the batch is another.
+
     Raises:
-        UserError: as `plan_runs` and `check_account`, or a folder there that holds another recipe's run.
+        UserError: as `plan_runs` and `check_account`, or a folder there that holds such a run without `elastic`.
     """
     with tempfile.TemporaryDirectory() as folder:
         records = Path(folder)
         experiments = [Path(run.place).parent.name for run in plan_runs(wanted, records)]
         check_account()
         copy_records(checkpoints_volume(), experiments, records)
-        found = [(run, run.run.state) for run in plan_runs(wanted, records)]
+        found = [(run, _state(run)) for run in plan_runs(wanted, records)]
+        if elastic:  # begun on one GPU, its state is known here
+            undivided = plan_runs(dataclasses.replace(wanted, num_processes=1, num_nodes=1), records)
+            found = [
+                (run, _state(single) if state == OTHER else state)
+                for (run, state), single in zip(found, undivided, strict=True)
+            ]
     for run, state in found:
-        if state not in ("new", "unfinished", "finished"):
+        if state == OTHER and not elastic:
             raise UserError(
-                f"{run.place} on the Volume holds {state}; "
-                f"modal volume rm -r {CHECKPOINTS_VOLUME} {run.place} removes it"
+                f"{run.place} on the Volume was {OTHER}; --extra --elastic goes on with it where only the batch is "
+                f"another; modal volume rm -r {CHECKPOINTS_VOLUME} {run.place} removes it"
             )
     return found
+
+
+def _state(run: Planned) -> str:
+    state = run.run.state
+    return state if state in ("new", "unfinished", "finished") else OTHER
 
 
 def arguments_of(run: Planned, wanted: Wanted, *, elastic: bool = False) -> dict[str, Any]:

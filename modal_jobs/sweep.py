@@ -16,7 +16,7 @@ from modal_jobs import container
 from modal_jobs.app import gpu_list, make_app, training_resources
 from modal_jobs.calls import finish, start, wait
 from modal_jobs.invocation import NothingToDo, Parser, confirm, prepared
-from modal_jobs.options import extra_options, machine_options, money_options, wanted_of
+from modal_jobs.options import extra_options, machine_options, money_options, number_option, wanted_of
 from modal_jobs.plans import arguments_of, check_budget, estimates_of, plan_on_volume
 
 
@@ -28,6 +28,7 @@ def make_parser() -> Parser:
     parser.add_argument("--max-containers", type=positive, metavar="N", help="at a time; default: Modal's limit")
     parser.add_argument("--dry-run", action="store_true", help="only list the runs and what they would cost")
     machine_options(parser, gpu="A100-80GB,H100", hours=24, retries=10)
+    number_option(parser)
     money_options(parser)
     parser.set_defaults(nodes=1)
     return parser
@@ -41,7 +42,7 @@ def prepare(options: Namespace) -> list[dict]:
     if extra.run_name is not None:
         raise UserError(f"--extra {options.extra!r}: --run is one run; modal_jobs/train.py trains it")
     wanted = wanted_of(options, options.recipes, extra.overrides)
-    runs = plan_on_volume(wanted)
+    runs = plan_on_volume(wanted, elastic=extra.elastic)
     rest = [run for run, state in runs if state != "finished"]
     estimates = dict(zip([run.place for run in rest], estimates_of(rest, wanted), strict=True))
     say(format_table([_row(run.place, state, estimates.get(run.place)) for run, state in runs]))
@@ -61,8 +62,8 @@ def _row(place: str, state: str, cost) -> dict[str, str | float | None]:
     return {
         "run": place,
         "state": state,
-        "GPU hours": None if cost is None else cost.hours * cost.num_gpus,
-        "dollars": None if cost is None else cost.dollars,
+        "GPU hours": None if cost is None else f"{cost.hours * cost.num_gpus:.2f}",
+        "dollars": None if cost is None or cost.dollars is None else f"{cost.dollars:.2f}",
     }
 
 

@@ -16,7 +16,7 @@ from modal_jobs import container
 from modal_jobs.app import gpu_list, make_app, training_resources
 from modal_jobs.calls import finish, start, wait
 from modal_jobs.invocation import NothingToDo, Parser, prepared
-from modal_jobs.options import extra_options, machine_options, money_options, wanted_of
+from modal_jobs.options import extra_options, machine_options, money_options, number_option, wanted_of
 from modal_jobs.plans import arguments_of, check_budget, estimates_of, plan_on_volume
 
 
@@ -26,6 +26,7 @@ def make_parser() -> Parser:
     parser.add_argument("--recipe", type=Path, metavar="YAML", help="below recipes/")
     parser.add_argument("--extra", default="", metavar="OPTIONS", help="of hf-tti train: --set, --run, --elastic")
     machine_options(parser, gpu="A100-80GB,H100", hours=24, retries=10)
+    number_option(parser)
     parser.add_argument("--nodes", type=positive, default=1, metavar="N", help="containers of a cluster; default: 1")
     money_options(parser)
     return parser
@@ -39,7 +40,7 @@ def prepare(options: Namespace) -> dict:
     wanted = wanted_of(options, [options.recipe], extra.overrides)
     if options.recipe.is_dir():
         raise UserError(f"--recipe {options.recipe}: a folder; modal_jobs/sweep.py trains those")
-    runs = plan_on_volume(wanted)
+    runs = plan_on_volume(wanted, elastic=extra.elastic)
     names = [run.name for run, _ in runs]
     name = extra.run_name or names[0]
     if name not in names:

@@ -10,7 +10,10 @@ import sys
 import pytest
 
 from hf_tti import cli, doctor
+from hf_tti.errors import UserError
+from hf_tti.from_recipe import has_bf16
 from hf_tti.memory import estimate_memory
+from hf_tti.own_files import check_model
 from hf_tti.recipe import load_recipe
 from hf_tti.table import format_number, format_table, headline_metrics
 from tiny_runs import write_recipe
@@ -111,6 +114,24 @@ def test_a_missing_recipe_is_one_line_and_exit_code_2(arguments, capsys, tmp_pat
     assert len(captured.err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "where"),
+    [
+        ([], "hf-tti:"),
+        (["trian", "recipe.yaml"], "hf-tti:"),
+        (["sweep", "recipe.yaml", "--jobs", "none"], "hf-tti sweep:"),
+        (["recipes", "validate"], "hf-tti recipes validate:"),
+    ],
+)
+def test_a_mistake_in_the_arguments_is_one_line_that_names_the_help(arguments, where, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert ended.value.code == 2 and captured.out == ""
+    assert line.startswith(where) and line.endswith(f"see {where.removesuffix(':')} --help")
+
+
 def test_a_file_where_a_folder_should_be_is_one_line(recipe, capsys, tmp_path):
     (tmp_path / "afile").write_text("")
     for arguments in (
@@ -178,6 +199,33 @@ def test_doctor_reports_without_a_network_and_never_shows_a_token(recipe, capsys
     assert "hf_canary" not in said and "0123456789abcdef" not in said
     assert "cannot be reached" in said
     assert "AdamW moments" in said and "11,584 parameters" in said
+
+
+def test_bf16_that_is_emulated_is_not_chosen(monkeypatch):
+    def supported(including_emulation=True):
+        return including_emulation
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", supported)
+    assert not has_bf16()
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once_and_nothing_is_taken_for_safe(monkeypatch):
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    asked = []
+
+    def unreachable(source, name, **options):
+        asked.append(name)
+        raise LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", unreachable)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with pytest.raises(UserError, match="cannot be reached"):
+        check_model("nobody/model-that-is-not-cached")
+    assert len(asked) == 1
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    check_model("nobody/model-that-is-not-cached")  # the loader has the cache alone, too
 
 
 def test_doctor_does_not_wait_for_a_hub_that_is_silent():

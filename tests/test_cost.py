@@ -204,6 +204,7 @@ def test_what_is_assumed_is_said(path):
         ([], "--gpu: name one, or time this machine with --measure"),
         (["--gpu", "A100", "--mfu", "40"], "--mfu 40: a fraction of the peak"),
         (["--gpu", "A100", "--mfu", "nan"], "--mfu nan: a fraction of the peak"),
+        (["--gpu", "A100", "--set", "training.max_steps=0"], "training.max_steps: 0 trains nothing"),
         (["--measure", "--num-gpus", "2"], "--measure: times one process"),
     ],
 )
@@ -222,6 +223,26 @@ def test_the_command_says_whether_it_fits_and_adds_up_a_sweep(path, capsys):
     assert cli.main(["cost", str(EXPT1 / "baseline.yaml"), "--gpu", "T4"]) == 0
     said = capsys.readouterr().out
     assert "does NOT fit into the 16 GB of T4" in said and "all 3 runs in turn" in said
+
+
+def test_runs_that_differ_share_no_step_and_the_notes_name_theirs(path, capsys):
+    grid = "sweep.grid={training.per_device_train_batch_size: [2, 4]}"
+    assert cli.main(["cost", str(path), "--gpu", "T4", "--set", grid]) == 0
+    table, notes = capsys.readouterr().out.split("\n\n")
+    first, _, total = table.splitlines()[2:]
+    assert total.split("T4")[1].split()[1] == "-" and "<0.01" in total
+    assert f"of {first.split()[0]}; the others differ:" in notes and "WARNING: 0.012 M parameters" in notes
+
+
+def test_a_folder_costs_what_its_recipes_cost(path, tmp_path, capsys):
+    other = write_recipe(tmp_path, "other", sweep={"seeds": [1, 2]})
+    assert cli.main(["cost", str(tmp_path), "--gpu", "L4", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["total"]["runs"] == 3 == len(found["runs"])
+    assert found["total"]["flops"] == sum(run["flops"] for run in found["runs"].values())
+    assert cli.main(["cost", str(tmp_path), "--gpu", "L4"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith(f"{other} (2)") for line in lines) and any(line.startswith("all 3") for line in lines)
 
 
 def test_importing_the_estimate_loads_no_torch():

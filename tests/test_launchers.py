@@ -49,6 +49,7 @@ command = [sys.executable, "-c", *sys.argv[2:]]
 sys.exit(subprocess.call(command, start_new_session=True))
 """
 NAMES = ["tiny-seed1", "tiny-seed2"]
+LOCAL_JOBS = ("--launcher", "submitit", "--cluster", "local")
 
 
 @pytest.fixture
@@ -156,6 +157,12 @@ def test_wandb_prints_the_definition_and_starts_nothing(recipe, capsys):
         (["--launcher", "submitit", "--cluster", "local", "--slurm", "gpu"], "expected KEY=VALUE"),
         (["--launcher", "submitit", "--cluster", "local", "--slurm", "time=soon"], "expected minutes, HH:MM:SS"),
         (["--launcher", "submitit", "--jobs", "2"], "--jobs: nothing to --launcher submitit"),
+        ([*LOCAL_JOBS, "--slurm", "gpus=a100:2"], "gpus=a100:2: expected a whole number, and --slurm gres=gpu:"),
+        ([*LOCAL_JOBS, "--slurm", "cpus_per_task=two"], "cpus_per_task=two: expected a whole number"),
+        ([*LOCAL_JOBS, "--slurm", "mem_gb=much"], "mem_gb=much: expected GB"),
+        (["--launcher", "submitit", "--dry-run", "--slurm", "nonsense=1"], "--slurm nonsense: unknown"),
+        (["--launcher", "accelerate", "--num-processes", "4", "--wandb"], "--launcher accelerate: nothing to --wandb"),
+        (["--jobs", "3", "--wandb"], "--jobs: nothing to --wandb"),
         (["--slurm", "time=60"], "--slurm: nothing to --launcher local"),
         (["--num-processes", "2"], "--num-processes: nothing to --launcher local"),
         (["--launcher", "accelerate", "--accelerate-config", "gone.yaml"], "gone.yaml: No such file"),
@@ -167,6 +174,26 @@ def test_what_cannot_be_started_is_one_line_and_nothing_is(recipe, capsys, monke
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
     assert not (recipe.parent / "runs").exists()
+
+
+def test_memory_is_in_gb_and_may_be_a_fraction():
+    assert slurm_parameters(["mem_gb=16.5"], "local")["mem_gb"] == 16.5
+
+
+def test_what_submitit_refuses_is_one_line_and_leaves_nothing(tmp_path):
+    with pytest.raises(UserError, match="gpus_per_node"):
+        launchers.submit({}, tmp_path / "jobs", cluster="local", parameters={"gpus_per_node": "two"})
+    assert not (tmp_path / "jobs").exists()
+
+
+@pytest.mark.parametrize("options", [["--print-commands"], ["--dry-run", "--launcher", "local"], ["--wandb"]])
+def test_a_folder_with_another_recipes_run_is_complained_of(recipe, capsys, options):
+    write_done(recipe, NAMES[0])
+    assert sweep(recipe, *options, "--set", "training.max_steps=3") == 2
+    said = capsys.readouterr()
+    (line,) = said.err.splitlines()
+    assert f"{folder_of(recipe, NAMES[0])} holds a run of another recipe" in line
+    assert NAMES[0] not in said.out and (NAMES[1] in said.out) == (options != ["--wandb"])
 
 
 def test_without_submitit_one_line_says_what_to_install(recipe, capsys, monkeypatch):
@@ -229,6 +256,15 @@ def test_submitit_trains_in_the_same_folders_and_does_only_what_is_left(recipe, 
     assert "1 finished, 0 already queued, 1 submitted" in said and "2 of 2 runs finished" in said
     logs = [(folder_of(recipe, name) / LOG_FILE).read_text() for name in NAMES]
     assert [log.count("starting") for log in logs] == [1, 2]
+
+
+def test_a_job_whose_run_fails_after_its_result_has_failed(recipe, how, capsys, monkeypatch):
+    monkeypatch.setattr("test_launchers._RUN", f"{_RUN}\nif how == 'unpushed':\n    sys.exit(4)\n")
+    how[NAMES[1]] = "unpushed"
+    assert sweep(recipe, *LOCAL_JOBS, "--wait") == 1
+    said = capsys.readouterr()
+    assert f"{NAMES[0]}: finished" in said.out and f"{NAMES[1]}: FAILED with exit code 4, job" in said.out
+    assert f"failed: {NAMES[1]}" in said.err
 
 
 # ---- SLURM ----

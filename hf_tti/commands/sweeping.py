@@ -61,14 +61,15 @@ def sweep(arguments: argparse.Namespace) -> int:
     command = _command(arguments)
     runs = plan(arguments.recipes, arguments.overrides, arguments.runs_dir)
     if arguments.dry_run or arguments.print_commands:
-        _show(runs, command, arguments)
-        return 0
+        return _show(runs, command, arguments)
     return _submit(runs, command, arguments) if arguments.launcher == "submitit" else _train(runs, command, arguments)
 
 
 def _check(arguments: argparse.Namespace) -> None:
     """Options that another launcher would leave unread."""
     launcher = arguments.launcher or "local"
+    if arguments.wandb and arguments.launcher:
+        raise UserError(f"--launcher {launcher}: nothing to --wandb, whose agents start each run as one process")
     readers = {
         "--jobs": ("local", "accelerate"),
         "--num-processes": ("accelerate", "submitit"),
@@ -80,6 +81,12 @@ def _check(arguments: argparse.Namespace) -> None:
     for option, launchers in readers.items():
         if getattr(arguments, option[2:].replace("-", "_")) and launcher not in launchers:
             raise UserError(f"{option}: nothing to --launcher {launcher}; it goes with {' or '.join(launchers)}")
+    if arguments.wandb and arguments.jobs:
+        raise UserError("--jobs: nothing to --wandb; start as many agents as runs are to train at a time")
+    if launcher == "submitit" and (arguments.dry_run or arguments.print_commands):
+        from hf_tti.launchers import slurm_parameters
+
+        slurm_parameters(arguments.slurm, arguments.cluster or "slurm", here=False)
 
 
 def _command(arguments: argparse.Namespace) -> Command:
@@ -92,13 +99,25 @@ def _command(arguments: argparse.Namespace) -> Command:
     return lambda run: run.command
 
 
-def _show(runs: Sequence[PlannedRun], command: Command, arguments: argparse.Namespace) -> None:
+def _show(runs: Sequence[PlannedRun], command: Command, arguments: argparse.Namespace) -> int:
+    """Says the runs and their commands, and complains of what cannot be started; the exit code."""
+    from hf_tti.run_folder import resolve_paths
+
+    code, with_commands = 0, arguments.print_commands or arguments.launcher
     for run in runs:
+        if with_commands and run.state != "finished":
+            try:
+                run.folder.check(resolve_paths(run.recipe), resume=True)
+            except UserError as error:
+                complain(str(error))
+                code = error.exit_code
+                continue
         line = f"{run.folder.path}  {run.state}"
         if arguments.dry_run:
             say(f"# {line}" if arguments.launcher else line)
-        if (arguments.print_commands or arguments.launcher) and run.state in ("new", "unfinished"):
+        if with_commands and run.state in ("new", "unfinished"):
             say(shlex.join(command(run)))
+    return code
 
 
 def _train(runs: Sequence[PlannedRun], command: Command, arguments: argparse.Namespace) -> int:
@@ -145,6 +164,7 @@ def _submit(runs: Sequence[PlannedRun], command: Command, arguments: argparse.Na
 
 
 def _wait(runs: Sequence[PlannedRun], submitted: dict) -> int:
+    from hf_tti import launchers
     from hf_tti.sweep import LOG_FILE, last_line, report
 
     failed = []
@@ -154,13 +174,17 @@ def _wait(runs: Sequence[PlannedRun], submitted: dict) -> int:
             if job is None:
                 continue
             job.wait()
-            if run.state == "finished":
+            code = launchers.exit_code(job)
+            if run.state == "finished" and not code:
                 say(f"{run.recipe.run_name}: finished")
                 continue
             failed.append(run)
             log = run.folder.path / LOG_FILE
             said = last_line(log) if log.exists() else f"see {job.paths.stdout}"
-            say(f"{run.recipe.run_name}: FAILED, job {job.job_id}: {said}")
+            how = f" with exit code {code}" * bool(code) + ", trained but not all pushed" * (
+                run.is_trained and not run.is_delivered
+            )
+            say(f"{run.recipe.run_name}: FAILED{how}, job {job.job_id}: {said}")
     except KeyboardInterrupt:
         complain("interrupted; the jobs go on")
         return INTERRUPTED

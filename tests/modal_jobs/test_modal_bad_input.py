@@ -12,6 +12,7 @@ import pytest
 
 from hf_tti.errors import UserError
 from modal_jobs import data, evaluate, report, sweep, train
+from modal_jobs.app import gpu_list, training_resources
 from modal_jobs.invocation import NothingToDo, confirm
 from modal_jobs.options import extra_options
 from modal_jobs.plans import check_budget
@@ -54,7 +55,7 @@ def test_a_folder_with_another_recipes_run(refused, cloud):
     run.mkdir(parents=True)
     (run / "run.json").write_text(json.dumps({"name": "baseline-seed42", "digest": "another"}))
     line = refused("train", "--recipe", QUICKSTART)
-    assert "runs/quickstart/baseline-seed42 on the Volume holds another recipe's run; modal volume rm -r" in line
+    assert "runs/quickstart/baseline-seed42 on the Volume was begun with another batch or recipe; --extra" in line
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,16 @@ def test_a_terminal_is_asked(answer, starts, monkeypatch):
         (train, f"--recipe {QUICKSTART} --max-usd nan", "'nan' is not a number of dollars"),
         (train, f"--recipe {QUICKSTART} --nodes 2", "add --gpu H100 --num-gpus 8"),
         (train, f"--recipe {QUICKSTART} --num-gpus 3", "is 16, which 3 processes cannot share"),
+        (train, f"--recipe {QUICKSTART} --gpu L4,A10 --num-gpus 16", "Modal attaches at most 8 L4 to a container"),
+        (train, f"--recipe {QUICKSTART} --gpu A10 --num-gpus 8", "Modal attaches at most 4 A10 to a container"),
+        (sweep, f"--recipes {QUICKSTART} --gpu H100! --num-gpus 9", "Modal attaches at most 8 H100! to a container"),
+        (train, f"--recipe {QUICKSTART} --gpu A100!", "--gpu A100!: unknown"),
+        (train, f"--recipe {QUICKSTART} --extra --resume", "the job itself sets --resume"),
+        (train, f"--recipe {QUICKSTART} --extra", "argument --extra: expected one argument"),
+        (sweep, f"--recipes {QUICKSTART} --extra --run=a", "--run is one run"),
+        (evaluate, "--run a/b --extra --out=x", "leave --out away"),
+        (evaluate, "--run a/b --num-gpus 2", "unrecognized arguments: --num-gpus 2"),
+        (report, "--runs a --extra --out=x", "name the folder by --out of this job"),
         (train, f"--recipe {QUICKSTART} --extra '--run-dir x'", "the job itself sets --run-dir"),
         (train, f"--recipe {QUICKSTART} --extra '--set training.sed=1'", "training.sed"),
         (train, f"--recipe {QUICKSTART} --extra '--sot a'", "unrecognized arguments: --sot a"),
@@ -124,3 +135,15 @@ def test_other_mistakes_are_found_before_modal_is_asked(job, options, line, monk
 def test_words_for_training_are_split_without_a_shell():
     given = extra_options("--set training.seed=1 --set 'model.name=a b' --elastic", QUICKSTART)
     assert given.overrides == ["training.seed=1", "model.name=a b"] and given.elastic
+
+
+@pytest.mark.parametrize("job", [train, sweep, evaluate, report])
+@pytest.mark.parametrize("value", ["--elastic", "--nulls=none", "--set a.b=1 --elastic", ""])
+def test_extra_takes_any_word(job, value):
+    for words in (["--extra", value], [f"--extra={value}"]):
+        assert job.make_parser().parse_args(words).extra == value
+
+
+def test_an_evaluation_asks_for_one_gpu():
+    options = evaluate.make_parser().parse_args(["--gpu", "H100!,A100-80GB"])
+    assert training_resources(gpu_list(options.gpu, options.num_gpus), options)["gpu"] == ["H100!:1", "A100-80GB:1"]

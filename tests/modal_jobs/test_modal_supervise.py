@@ -96,6 +96,7 @@ def test_an_interrupted_body_stops_its_child_and_commits(watched, capfd, script)
 
 def test_an_interrupt_that_a_commit_swallows_counts(watched, tmp_path):
     run, seen = watched
+    before = signal.getsignal(signal.SIGINT)
 
     def commit():
         (tmp_path / "done").touch()
@@ -106,7 +107,7 @@ def test_an_interrupt_that_a_commit_swallows_counts(watched, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(CHECKPOINT, commit=commit)
     assert len(seen) == 2
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_the_tail_and_the_status_come_back(watched, capsys):
