@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 
 import torch
 from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
+
+from hf_tti.errors import UserError
 
 
 @dataclass
@@ -67,6 +70,11 @@ class InterpTrainingArguments(TrainingArguments):
             # The Trainer sets this as well, and torch's switches; cuBLAS reads it once, when a GPU is first used.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":16:8")
         super().__post_init__()
+        if self.push_to_hub and self.hub_strategy != HubStrategy.END:
+            raise UserError(
+                f"hub_strategy: {self.hub_strategy.value} has the stock Trainer push checkpoints with pickled "
+                "arguments; use end, or `hf-tti push`"
+            )
         if self.data_seed is None:
             self.data_seed = self.seed
         if not torch.accelerator.is_available():

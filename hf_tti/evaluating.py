@@ -79,6 +79,12 @@ class EvaluatingTrainer(SavingTrainer):
         if self._after_evaluation is not None:
             set_generator_states(self._after_evaluation)
 
+    def _evaluate(self, trial, ignore_keys_for_eval, skip_scheduler=False):
+        """Stock; a run that goes on had its evaluation at the start (`eval_on_start`) when it started."""
+        if skip_scheduler and self._resumed_from is not None:
+            return None
+        return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler=skip_scheduler)
+
     def _run_epoch(self, **kwargs):
         """Stock, after the evaluation that a stop left out, which may end training."""
         loop = kwargs["trial"], kwargs["epoch"], kwargs["ignore_keys_for_eval"], kwargs["start_time"]

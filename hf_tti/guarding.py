@@ -49,8 +49,7 @@ class GuardedTrainer(OwningTrainer):
 
     def _check_finite(self) -> None:
         self._guard.look()
-        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):  # which hold shards
-            check_weights(self._weights(), self.state.global_step, self.args.process_index, self.args.world_size)
+        check_weights(self._weights(), self.state.global_step, self.args.process_index, self.args.world_size)
 
     def _weights(self) -> dict[str, Tensor]:
         """Of the model and of what objectives own."""

@@ -14,7 +14,6 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from hf_tti.arguments import InterpTrainingArguments
@@ -103,14 +102,12 @@ class OwningTrainer(EvaluatingTrainer):
             return super()._get_grad_norm(model, grad_norm=grad_norm)
 
     def _save(self, output_dir=None, state_dict=None):
-        """Stock, without the pickled arguments, and with what objectives own beside the weights."""
+        """What objectives own, beside the weights."""
         super()._save(output_dir, state_dict)
         folder = Path(output_dir if output_dir is not None else self.args.output_dir)
-        if self.args.should_save:
-            (folder / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-            if len(self.own):
-                state = {name: value.contiguous() for name, value in self.own.state_dict().items()}
-                save_file(state, folder / OBJECTIVES_FILE, metadata={"format": "pt"})
+        if self.args.should_save and len(self.own):
+            state = {name: value.contiguous() for name, value in self.own.state_dict().items()}
+            save_file(state, folder / OBJECTIVES_FILE, metadata={"format": "pt"})
 
     def _load_own(self, checkpoint: str | Path) -> None:
         if not len(self.own):
@@ -134,6 +131,11 @@ class OwningTrainer(EvaluatingTrainer):
             self._load_own(best)
 
     def _issue_warnings_after_load(self, load_result):
-        """Stock, without a warning for what lies in a file of its own."""
-        load_result.missing_keys[:] = [key for key in load_result.missing_keys if not key.startswith(f"{SUBMODULE}.")]
+        """Stock, without a warning for what lies in a file of its own, or under the name that it is tied to."""
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        loaded = {id(parameter) for name, parameter in parameters.items() if name not in load_result.missing_keys}
+        there = {name for name, parameter in parameters.items() if id(parameter) in loaded}
+        load_result.missing_keys[:] = [
+            key for key in load_result.missing_keys if key not in there and not key.startswith(f"{SUBMODULE}.")
+        ]
         super()._issue_warnings_after_load(load_result)

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch.nn.parallel import DistributedDataParallel
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
 
 from hf_tti.arguments import InterpTrainingArguments
 from hf_tti.checkpoints import (
@@ -110,7 +110,7 @@ class SavingTrainer(Trainer):
             self._everywhere(lambda: super(SavingTrainer, self)._save_checkpoint(model, trial))
             self._staged, self.state.best_global_step = None, best_step
             best = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{best_step}"
-            if best_step and (best_step == step or best.is_dir()):
+            if best_step and (best_step == step or best.is_dir() and self._is_scheduled(best_step)):
                 self.state.best_model_checkpoint = str(best)
             self._on_main(lambda: self._publish(staged, run_dir / name))
         except UserError:
@@ -119,6 +119,11 @@ class SavingTrainer(Trainer):
             raise
         finally:
             self._staged, self.state.best_global_step = None, best_step
+
+    def _is_scheduled(self, step: int) -> bool:
+        """Whether a checkpoint of this step is no accident of where the run was stopped."""
+        every_so_often = self.args.save_strategy == SaveStrategy.STEPS
+        return not every_so_often or step % self.state.save_steps == 0 or step >= self.state.max_steps
 
     def _stage(self, run_dir: Path, step: int) -> Path:
         reached("saving begins")
@@ -139,7 +144,18 @@ class SavingTrainer(Trainer):
         reached("saving ends")
 
     def _save(self, output_dir=None, state_dict=None):
-        super()._save(output_dir, state_dict)
+        """What stock saves without its last file, a pickle of the arguments: weights, configuration, tokenizer."""
+        writes, gathers = self.args.should_save, getattr(self.model, "is_distributed_loading_by_transformers", False)
+        if not (writes or gathers):  # of a model that was sharded as it was loaded, every rank holds a part
+            return
+        folder = Path(output_dir if output_dir is not None else self.args.output_dir)
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+        model.save_pretrained(folder, state_dict=state_dict, is_main_process=writes)
+        tokenizer = self.processing_class
+        if tokenizer is None:
+            tokenizer = getattr(self.data_collator, "tokenizer", None)
+        if writes and tokenizer is not None:
+            tokenizer.save_pretrained(folder)
         reached("weights written")
 
     def _save_optimizer_and_scheduler(self, output_dir):
@@ -185,7 +201,7 @@ class SavingTrainer(Trainer):
 
     def _forget_evaluations_wrapping(self) -> None:
         """An evaluation before training marks the model as prepared: stock, its ranks would then train on their own."""
-        if self.args.world_size == 1 or self.args.fsdp or self.args.deepspeed:
+        if self.args.world_size == 1:
             return
         if not isinstance(self.model_wrapped, DistributedDataParallel):
             self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)  # takes autocast off its forward

@@ -78,8 +78,6 @@ class InterpTrainer(GuardedTrainer):
         if model.loss_type is None:
             # GPT2LMHeadModel and others whose class name does not say it: else position 0 counts as a prediction.
             model.loss_type = "ForCausalLM"
-        if objectives and (args.fsdp or args.deepspeed):
-            raise UserError("objectives read whole weights and activations; FSDP and DeepSpeed shard them: use DDP")
         tokenizer = trainer_kwargs.get("processing_class")
         if trainer_kwargs.get("data_collator") is None:
             trainer_kwargs["data_collator"] = CausalLMCollator(pad_token_id=_pad_token_id(model, tokenizer))
@@ -116,6 +114,14 @@ class InterpTrainer(GuardedTrainer):
             raise UserError(
                 f"{self.args.n_gpu} GPUs in one process means DataParallel, whose replicas cannot share activations; "
                 "start with accelerate launch, or set CUDA_VISIBLE_DEVICES to one GPU"
+            )
+        parallel = self.accelerator.parallelism_config
+        sharded = {"FSDP": self.is_fsdp_enabled, "DeepSpeed": self.is_deepspeed_enabled}
+        sharded["parallelism_config"] = parallel is not None and parallel.non_data_parallel_size > 1
+        for name in (name for name, enabled in sharded.items() if enabled):
+            raise UserError(
+                f"{name} (from the arguments or the accelerate configuration) shards what objectives, metrics and "
+                "checkpoints read whole; use DDP, as in recipes/accelerate"
             )
         kwargs = self.args.gradient_checkpointing_kwargs or {}
         if self.objectives and self.args.gradient_checkpointing and kwargs.get("use_reentrant"):

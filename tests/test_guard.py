@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import Trainer, TrainerCallback
 
 from hf_tti import InterpTrainer
+from hf_tti.components import component_names, load_component
+from hf_tti.data import CausalLMCollator
 from hf_tti.errors import UserError
 from hf_tti.guard import FiniteGuard, check_weights
 from tiny import arguments, rows, tiny_model
@@ -62,6 +66,56 @@ def test_nothing_is_left_out_again_once_the_run_has_looked():
         before = parameter.detach().clone()
         optimizer.step()
         assert not torch.equal(before, parameter)
+
+
+class Waiting(TorchDispatchMode):
+    """Counts the operations for which a host waits for its device."""
+
+    OPERATIONS = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select")
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        self.count += name in self.OPERATIONS or "unique" in name
+        return function(*args, **(kwargs or {}))
+
+
+class CountInSteps(TrainerCallback):
+    """What a `Waiting` counts from the begin of each step to its end."""
+
+    def __init__(self, waiting: Waiting):
+        self._waiting, self._before, self.counts = waiting, 0, []
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self._before = self._waiting.count
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.counts.append(self._waiting.count - self._before)
+
+
+def waits_of(trainer: Trainer) -> list[int]:
+    """How often each step of a training waits for the device."""
+    with Waiting() as waiting:
+        counting = CountInSteps(waiting)
+        trainer.add_callback(counting)
+        trainer.train()
+    assert waiting.count > sum(counting.counts)  # what is logged at the end
+    return counting.counts
+
+
+@pytest.mark.parametrize("name", [None, *component_names("objectives")])
+def test_no_step_waits_for_the_device_more_often_than_with_the_stock_trainer(tmp_path, name):
+    """In the mode of a device; `token_entropy` asks once a batch how many types there are."""
+    objectives = [] if name is None else [load_component("objectives", name)().weighted(0.1)]
+    args = arguments(tmp_path, max_steps=3, logging_steps=3, optim="adamw_torch_fused")
+    trainer = InterpTrainer(tiny_model(), args, objectives=objectives, metrics={}, train_dataset=rows(12))
+    trainer._guard = FiniteGuard(0, 1, args.device, trainer._weights, waits=True)
+    stock = Trainer(tiny_model(), args, train_dataset=rows(12), data_collator=CausalLMCollator(pad_token_id=0))
+    own = 1 if name == "token_entropy" else 0
+    assert waits_of(trainer) == [count + own for count in waits_of(stock)]
 
 
 def test_an_optimizer_that_cannot_leave_an_update_out_is_waited_for():

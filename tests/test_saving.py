@@ -1,13 +1,25 @@
 """Laws of saving and resuming in the Trainer: what fails is one line, and only the run that saved goes on."""
 
+import logging
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DataCollatorForLanguageModeling,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 import hf_tti.saving
 from hf_tti import InterpTrainer
@@ -64,6 +76,34 @@ def test_a_checkpoint_is_whole_and_holds_no_pickle(finished):
     assert {path.name for path in folder.iterdir()} == {f"checkpoint-{step}" for step in (1, 2, 3, 4)}
     files = {path.suffix for path in folder.rglob("*") if path.is_file()}
     assert files == {".json", ".safetensors"}
+
+
+def test_nothing_is_pickled_not_even_for_a_moment(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("torch.save was called")
+
+    monkeypatch.setattr(torch, "save", refuse)
+    trainer = build(tmp_path / "run")
+    trainer.train()
+    trainer.save_model(str(tmp_path / "final"))
+    assert steps(tmp_path / "run") == [1, 2, 3, 4]
+    assert {path.suffix for path in (tmp_path / "final").iterdir()} == {".json", ".safetensors"}
+
+
+def test_a_stock_push_of_checkpoints_is_refused(tmp_path):
+    with pytest.raises(UserError, match="hub_strategy: every_save .* pickled arguments; use end"):
+        arguments(tmp_path, push_to_hub=True)
+    assert arguments(tmp_path, push_to_hub=True, hub_strategy="end").push_to_hub
+
+
+def test_the_tokenizer_is_saved_with_the_model(tmp_path):
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"a": 0, "b": 1}, unk_token="a")))
+    given = InterpTrainer(tiny_model(), arguments(tmp_path), metrics={}, processing_class=tokenizer)
+    of_collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
+    collated = InterpTrainer(tiny_model(), arguments(tmp_path), metrics={}, data_collator=of_collator)
+    for name, trainer in (("given", given), ("collated", collated)):
+        trainer.save_model(str(tmp_path / name))
+        assert AutoTokenizer.from_pretrained(tmp_path / name).get_vocab() == {"a": 0, "b": 1}
 
 
 def test_a_checkpoint_is_a_plain_model(finished):
@@ -255,6 +295,19 @@ def test_the_best_stays_beside_the_newest_and_is_loaded_at_the_end(finished, tmp
     assert steps(folder) == [1, 3, 4]
     best = AutoModelForCausalLM.from_pretrained(folder / "checkpoint-1").state_dict()
     assert all(torch.equal(value, best[name]) for name, value in trainer.model.state_dict().items())
+
+
+def test_tied_weights_are_not_said_to_be_missing(stopped, caplog, monkeypatch):
+    logger = logging.getLogger("transformers")
+    monkeypatch.setattr(logger, "propagate", True)
+    trainer = build(stopped)
+    names = [name for name, _ in trainer.model.named_parameters(remove_duplicate=False)]
+    assert {"lm_head.weight", "transformer.wte.weight"} <= set(names)
+    trainer.train(resume_from_checkpoint=True)
+    assert "missing keys" not in caplog.text
+    result = SimpleNamespace(missing_keys=["lm_head.weight", "transformer.h.0.attn.c_attn.weight"], unexpected_keys=[])
+    trainer._issue_warnings_after_load(result)
+    assert "missing keys in the checkpoint model loaded: ['transformer.h.0.attn.c_attn.weight']" in caplog.text
 
 
 def test_a_damaged_best_is_said_and_not_loaded(tmp_path, monkeypatch):

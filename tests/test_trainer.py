@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from accelerate.parallelism_config import ParallelismConfig
 from torch import nn
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel, Trainer, TrainingArguments
 
@@ -481,3 +482,19 @@ def test_token_counts_come_from_the_training_data():
     data = [{"input_ids": [1, 1, 2]}, {"input_ids": [2, 3, 3], "attention_mask": [1, 1, 0]}]
     counts = count_tokens(data, VOCAB)
     assert counts[:5].tolist() == [0, 2, 2, 1, 0]
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DeepSpeed", "parallelism_config"])
+def test_weights_that_the_accelerate_configuration_shards_are_refused(tmp_path, monkeypatch, name):
+    create = Trainer.create_accelerator_and_postprocess
+
+    def shards(trainer):
+        create(trainer)
+        if name == "parallelism_config":
+            monkeypatch.setattr(trainer.accelerator.state, "parallelism_config", ParallelismConfig(tp_size=2))
+        else:
+            setattr(trainer, f"is_{name.lower()}_enabled", True)
+
+    monkeypatch.setattr(Trainer, "create_accelerator_and_postprocess", shards)
+    with pytest.raises(UserError, match=f"^{name} .* shards what .* use DDP"):
+        InterpTrainer(tiny_model(), arguments(tmp_path), metrics={})

@@ -79,8 +79,15 @@ class Page:
         self._call("Emulation.setEmulatedMedia", features=[scheme])
 
     def go(self, url: str) -> None:
+        self._load("Page.navigate", url=url)
+
+    def reload(self) -> None:
+        """Unlike `go`, in the same process, which sees what the page has just put into its storage."""
+        self._load("Page.reload")
+
+    def _load(self, method: str, **parameters) -> None:
         self._loaded = False
-        self._call("Page.navigate", url=url)
+        self._call(method, **parameters)
         deadline = time.monotonic() + PATIENCE
         while not self._loaded:
             self._browser.listen(deadline)
