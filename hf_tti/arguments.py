@@ -7,6 +7,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
+from hf_tti.checkpoints import KEPT_AT_LEAST
 from hf_tti.errors import UserError
 
 
@@ -75,6 +76,8 @@ class InterpTrainingArguments(TrainingArguments):
                 f"hub_strategy: {self.hub_strategy.value} has the stock Trainer push checkpoints with pickled "
                 "arguments; use end, or `hf-tti push`"
             )
+        if self.save_total_limit == 1:  # stock would delete all but the best before the run has ended
+            self.save_total_limit = KEPT_AT_LEAST
         if self.data_seed is None:
             self.data_seed = self.seed
         if not torch.accelerator.is_available():

@@ -24,6 +24,10 @@ OBJECTIVES_FILE = "objectives.safetensors"
 SUBMODULE = "interp_objectives"
 
 
+class _Misfit(Exception):
+    """Names that only the model or only the file has."""
+
+
 @contextmanager
 def _readable_weights(checkpoint: Path) -> Iterator[None]:
     """One line where a checkpoint's weights are none. The stock Trainer would look for a pickle instead."""
@@ -33,6 +37,8 @@ def _readable_weights(checkpoint: Path) -> Iterator[None]:
         yield
     except SafetensorError as error:
         raise UserError(f"{checkpoint}: its weights cannot be read: {error}") from error
+    except _Misfit as error:
+        raise UserError(f"{checkpoint}: its weights are of another model: {error}") from error
 
 
 class OwningTrainer(EvaluatingTrainer):
@@ -62,12 +68,18 @@ class OwningTrainer(EvaluatingTrainer):
             delattr(model, SUBMODULE)
 
     def create_optimizer(self, *args, **kwargs):
-        """Stock, with objectives' parameters moved to a group of their own, without weight decay."""
+        """Stock, with objectives' parameters in a group of their own, without weight decay."""
         fresh = self.optimizer is None
         optimizer = super().create_optimizer(*args, **kwargs)
         own = [p for p in self.own.parameters() if p.requires_grad]
-        if own and fresh:
-            ids = {id(p) for p in own}
+        ids = {id(p) for p in own}
+        known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if own and not fresh and self.lr_scheduler is not None and not ids <= known:
+            raise UserError(
+                f"the optimizer lacks the parameters of {', '.join(self.own)}, and its scheduler is made already; pass "
+                "optimizers=(optimizer, None)"
+            )
+        if own and (fresh or not ids <= known):
             for group in optimizer.param_groups:
                 group["params"] = [p for p in group["params"] if id(p) not in ids]
             rate = self.args.objective_learning_rate
@@ -131,11 +143,12 @@ class OwningTrainer(EvaluatingTrainer):
             self._load_own(best)
 
     def _issue_warnings_after_load(self, load_result):
-        """Stock, without a warning for what lies in a file of its own, or under the name that it is tied to."""
+        """Where stock warns: nothing of a model may keep what it was drawn with. Tied names and own files are fine."""
         parameters = dict(self.model.named_parameters(remove_duplicate=False))
         loaded = {id(parameter) for name, parameter in parameters.items() if name not in load_result.missing_keys}
-        there = {name for name, parameter in parameters.items() if id(parameter) in loaded}
-        load_result.missing_keys[:] = [
-            key for key in load_result.missing_keys if key not in there and not key.startswith(f"{SUBMODULE}.")
-        ]
-        super()._issue_warnings_after_load(load_result)
+        fine = {name for name, parameter in parameters.items() if id(parameter) in loaded}
+        fine |= set(self.model._keys_to_ignore_on_save or ())
+        missing = [name for name in load_result.missing_keys if name not in fine]
+        wrong = [f"no {name}" for name in missing] + [f"unknown {name}" for name in load_result.unexpected_keys]
+        if wrong:
+            raise _Misfit(", ".join(wrong[:4]) + (f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""))

@@ -6,6 +6,7 @@ lie in it as safetensors. On resume its files are verified, and the run is held 
 
 from __future__ import annotations
 
+import functools
 import random
 import shutil
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ import torch.distributed as dist
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from torch.nn.parallel import DistributedDataParallel
-from transformers import Trainer
+from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
 
@@ -37,6 +38,7 @@ from hf_tti.checkpoints import (
     staging_folder,
 )
 from hf_tti.errors import UserError
+from hf_tti.facts import differences, facts_of_arguments, facts_of_model, rows_sha256
 from hf_tti.signals import Stopped
 from hf_tti.state_files import load_state, save_state
 
@@ -66,12 +68,6 @@ def set_generator_states(states: Mapping[str, Any]) -> None:
         torch.cuda.random.set_rng_state(states["cuda"])
 
 
-_HELD_TO = (
-    *("max_steps", "num_train_epochs", "warmup_steps", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2"),
-    *("max_grad_norm", "label_smoothing_factor", "bf16", "fp16", "full_determinism"),
-)
-
-
 class SavingTrainer(Trainer):
     """Stock Trainer plus staged, verified checkpoints without pickles."""
 
@@ -81,18 +77,21 @@ class SavingTrainer(Trainer):
 
     def run_facts(self) -> dict[str, Any]:
         """What a checkpoint and the run that resumes it must agree on, by name."""
-        args = self.args
+        data = self.train_dataset
         return {
-            "world_size": args.world_size,
-            "per_device_train_batch_size": args.train_batch_size,
-            "gradient_accumulation_steps": args.gradient_accumulation_steps,
-            "seed": args.seed,
-            "data_seed": args.data_seed,
-            "num_train_rows": len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else None,
-            "optimizer": str(getattr(args.optim, "value", args.optim)),
-            "lr_scheduler_type": str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)),
-            **{name: getattr(args, name) for name in _HELD_TO},
+            **facts_of_arguments(self.args),
+            **facts_of_model(self.model.config),
+            "num_train_rows": len(data) if hasattr(data, "__len__") else None,
+            "train_rows_sha256": self._sampled_rows,
         }
+
+    @functools.cached_property
+    def _sampled_rows(self) -> str | None:
+        before = generator_states()  # a row may be drawn
+        try:
+            return rows_sha256(self.train_dataset)
+        finally:
+            set_generator_states(before)
 
     # ---- Saving ----
 
@@ -150,7 +149,9 @@ class SavingTrainer(Trainer):
             return
         folder = Path(output_dir if output_dir is not None else self.args.output_dir)
         model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
-        model.save_pretrained(folder, state_dict=state_dict, is_main_process=writes)
+        # Resuming reads a checkpoint by the names that modules have; what is exported has those of its first authors.
+        names = {"save_original_format": self._staged is None}
+        model.save_pretrained(folder, state_dict=state_dict, is_main_process=writes, **names)
         tokenizer = self.processing_class
         if tokenizer is None:
             tokenizer = getattr(self.data_collator, "tokenizer", None)
@@ -223,6 +224,18 @@ class SavingTrainer(Trainer):
         wrong = differences(read_manifest(folder).facts, self.run_facts(), elastic=self.args.elastic_resume)
         if wrong:
             raise UserError(f"{folder}: of another run than this: {'; '.join(wrong)}")
+        state = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
+        if not hasattr(self.train_dataset, "__len__") and (state.epoch or 0) > 1:
+            raise UserError(
+                f"{folder}: its training data are a stream that had begun again; it has no length"
+            )
+        best, here = state.best_model_checkpoint, Path(self.args.output_dir)
+        elsewhere = folder.parent.resolve() != here.resolve()
+        if elsewhere and self.args.load_best_model_at_end and best and not (here / Path(best).name).is_dir():
+            raise UserError(
+                f"{folder}: the best so far is {Path(best).name}, which is not in {here}; resume in the run's own "
+                "folder, or without load_best_model_at_end"
+            )
 
     def _load_best_model(self):
         """Stock, after the checkpoint was verified."""
@@ -298,24 +311,6 @@ def agreed(work: Callable[[], Any] | None, world_size: int) -> Any:
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]
-
-
-def differences(was: Mapping[str, Any], now: Mapping[str, Any], *, elastic: bool = False) -> list[str]:
-    """What a run's facts say otherwise than a checkpoint's, in words.
-
-    Args:
-        elastic: let world size, batch and accumulation differ as long as their product is the same.
-    """
-    shared = ("world_size", "per_device_train_batch_size", "gradient_accumulation_steps")
-    ignored: tuple[str, ...] = ()
-    if elastic and _product(was, shared) == _product(now, shared):
-        ignored = shared
-    names = [name for name in {**was, **now} if name not in ignored and was.get(name) != now.get(name)]
-    return [f"{name} was {was.get(name)}, is {now.get(name)}" for name in names]
-
-
-def _product(facts: Mapping[str, Any], names: tuple[str, ...]) -> int:
-    return int(np.prod([facts.get(name) or 0 for name in names]))
 
 
 def _as_user_error(error: Exception) -> UserError:

@@ -10,6 +10,7 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -124,7 +125,8 @@ class InterpTrainer(GuardedTrainer):
                 "checkpoints read whole; use DDP, as in recipes/accelerate"
             )
         kwargs = self.args.gradient_checkpointing_kwargs or {}
-        if self.objectives and self.args.gradient_checkpointing and kwargs.get("use_reentrant"):
+        reentrant = self.args.gradient_checkpointing and kwargs.get("use_reentrant") or _is_reentrant(self.model)
+        if self.objectives and reentrant:
             raise UserError("gradient_checkpointing_kwargs.use_reentrant: true gives activations without a gradient")
 
     def _warn_about_bases(self) -> None:
@@ -300,6 +302,12 @@ def count_tokens(dataset, vocab_size: int, max_rows: int = 20_000) -> Tensor:
         ids = ids if mask is None else ids[torch.as_tensor(mask).bool()]
         counts += torch.bincount(ids, minlength=vocab_size)
     return counts
+
+
+def _is_reentrant(model: nn.Module) -> bool:
+    """Whether `gradient_checkpointing_enable` was called with `use_reentrant`."""
+    functions = (vars(module).get("_gradient_checkpointing_func") for module in model.modules())
+    return any(function.keywords.get("use_reentrant") for function in functions if isinstance(function, partial))
 
 
 def default_metrics() -> dict[str, Metric]:

@@ -4,11 +4,11 @@ import logging
 import os
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import (
@@ -26,16 +26,17 @@ from hf_tti import InterpTrainer
 from hf_tti.checkpoints import NoValidCheckpoint, checkpoints_of, problems_of, read_manifest
 from hf_tti.data import CausalLMCollator
 from hf_tti.errors import UserError
+from hf_tti.facts import differences
 from hf_tti.objectives import Orthogonality
-from hf_tti.saving import agreed, differences, rng_file
+from hf_tti.saving import agreed, rng_file
 from hf_tti.state_files import load_state
-from tiny import arguments, rows, tiny_model, training_logs
+from tiny import arguments, rows, tiny_configs, tiny_model, training_logs
 
 
-def build(folder: Path, *, data=None, callbacks=None, **changes) -> InterpTrainer:
+def build(folder: Path, *, model=None, data=None, callbacks=None, **changes) -> InterpTrainer:
     settings = {"save_strategy": "steps", "save_steps": 1, **changes}
     return InterpTrainer(
-        tiny_model(),
+        model or tiny_model(),
         arguments(folder, **settings),
         metrics={},
         train_dataset=data or rows(),
@@ -197,6 +198,12 @@ def test_a_checkpoint_of_another_trainer_is_refused(tmp_path):
         ({"optim": "sgd"}, "optimizer was adamw_torch.*, is sgd"),
         ({"data": rows(31)}, "num_train_rows was 32, is 31"),
         ({"elastic_resume": True, "gradient_accumulation_steps": 2}, "gradient_accumulation_steps was 1, is 2"),
+        ({"adam_epsilon": 0.5}, "adam_epsilon was 1e-08, is 0.5"),
+        ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha was None, is 5.0"),
+        ({"train_sampling_strategy": "sequential"}, "train_sampling_strategy was random, is sequential"),
+        ({"data": rows(seed=2)}, "train_rows_sha256 was .*, is "),
+        ({"model": tiny_model(n_head=4)}, "model.n_head was 2, is 4"),
+        ({"model": tiny_model(resid_pdrop=0.5)}, "model.resid_pdrop was 0.1, is 0.5"),
     ],
 )
 def test_another_run_is_refused_in_one_line(stopped, changes, said):
@@ -217,7 +224,7 @@ def test_elastic_lets_the_split_differ_where_the_product_is_the_same(stopped):
     assert differences(facts, {**alone, "seed": 2}, elastic=True) == ["seed was 1, is 2"]
     assert len(differences(facts, {**alone, "world_size": 2}, elastic=True)) == 1
     assert differences(facts, alone) == ["world_size was 2, is 1", "gradient_accumulation_steps was 1, is 2"]
-    assert differences({}, {"new": 1}) == ["new was None, is 1"]
+    assert differences({"old": 1, "seed": 1}, {"new": 1, "seed": 1}) == []  # of another version
 
 
 def test_missing_generators_are_never_passed_over(stopped):
@@ -297,17 +304,64 @@ def test_the_best_stays_beside_the_newest_and_is_loaded_at_the_end(finished, tmp
     assert all(torch.equal(value, best[name]) for name, value in trainer.model.state_dict().items())
 
 
-def test_tied_weights_are_not_said_to_be_missing(stopped, caplog, monkeypatch):
-    logger = logging.getLogger("transformers")
-    monkeypatch.setattr(logger, "propagate", True)
-    trainer = build(stopped)
-    names = [name for name, _ in trainer.model.named_parameters(remove_duplicate=False)]
-    assert {"lm_head.weight", "transformer.wte.weight"} <= set(names)
-    trainer.train(resume_from_checkpoint=True)
+@pytest.mark.parametrize("kind", tiny_configs())
+def test_all_weights_come_from_the_checkpoint(tmp_path, kind, caplog, monkeypatch):
+    """Whatever transformers calls them in its files, and whatever the resuming model was drawn with."""
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    settings = {"save_steps": 2, "eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "eval_made"}
+    settings |= {"load_best_model_at_end": True, "greater_is_better": False}
+    whole = build(tmp_path / "run", model=tiny_model(kind), callbacks=[_Worse()], **settings)
+    whole.train()  # ends with the weights of step 2
+    best = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "checkpoint-2").state_dict()
+    assert all(torch.equal(value, best[name]) for name, value in whole.model.state_dict().items())
+    again = build(tmp_path / "run", model=tiny_model(kind, seed=7), callbacks=[_Worse()], **settings)
+    again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
+    assert same_weights(again, whole)
+    last = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "checkpoint-4").state_dict()
+    again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
+    assert not all(torch.equal(value, best[name]) for name, value in last.items())
+    whole.save_model(str(tmp_path / "final"))
+    final = AutoModelForCausalLM.from_pretrained(tmp_path / "final").state_dict()
+    assert all(torch.equal(value, final[name]) for name, value in whole.model.state_dict().items())
     assert "missing keys" not in caplog.text
-    result = SimpleNamespace(missing_keys=["lm_head.weight", "transformer.h.0.attn.c_attn.weight"], unexpected_keys=[])
-    trainer._issue_warnings_after_load(result)
-    assert "missing keys in the checkpoint model loaded: ['transformer.h.0.attn.c_attn.weight']" in caplog.text
+
+
+def test_a_weight_that_is_not_in_the_file_is_never_left_as_it_was_drawn(stopped):
+    file = stopped / "checkpoint-2" / "model.safetensors"
+    weights = load_file(file)
+    weights["other"] = weights.pop("transformer.h.0.attn.c_attn.weight")
+    trainer = build(stopped)
+    with pytest.raises(UserError, match="another model: no transformer.h.0.attn.c_attn.weight, unknown other$"):
+        save_file(weights, file, metadata={"format": "pt"})
+        trainer._load_from_checkpoint(str(file.parent))
+
+
+def test_one_checkpoint_is_never_all_that_is_kept(tmp_path):
+    build(tmp_path, save_total_limit=1, eval_strategy="steps", eval_steps=1, load_best_model_at_end=True).train()
+    assert len(steps(tmp_path)) >= 2
+
+
+def test_the_best_of_another_folder_is_asked_for_at_the_start(tmp_path):
+    best_of(tmp_path / "run").train()
+    elsewhere = best_of(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="the best so far is checkpoint-1, which is not in .*elsewhere; resume in"):
+        elsewhere.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
+    assert elsewhere.state.global_step == 0
+
+
+class _Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(rows(8))
+
+
+def test_a_stream_that_had_begun_again_cannot_be_resumed(tmp_path):
+    whole = build(tmp_path, data=_Stream())
+    whole.train()  # two passes of two steps
+    first = build(tmp_path, data=_Stream())
+    first.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+    assert same_weights(first, whole)
+    with pytest.raises(UserError, match="a stream that had begun again"):
+        build(tmp_path, data=_Stream()).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
 
 
 def test_a_damaged_best_is_said_and_not_loaded(tmp_path, monkeypatch):

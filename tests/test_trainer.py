@@ -498,3 +498,33 @@ def test_weights_that_the_accelerate_configuration_shards_are_refused(tmp_path, 
     monkeypatch.setattr(Trainer, "create_accelerator_and_postprocess", shards)
     with pytest.raises(UserError, match=f"^{name} .* shards what .* use DDP"):
         InterpTrainer(tiny_model(), arguments(tmp_path), metrics={})
+
+
+def test_own_parameters_join_the_optimizer_that_is_given(tmp_path):
+    def build(model, *optimizers):
+        objectives = [OnlineProbe().weighted(1.0)]
+        args = arguments(tmp_path)
+        return InterpTrainer(
+            model, args, objectives=objectives, metrics={}, train_dataset=rows(), optimizers=optimizers
+        )
+
+    model = tiny_model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    trainer = build(model, optimizer, None)
+    before = {name: value.clone() for name, value in trainer.own.state_dict().items()}
+    trainer.train()
+    assert not any(torch.equal(before[name], value) for name, value in trainer.own.state_dict().items())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    with pytest.raises(UserError, match=r"lacks the parameters of OnlineProbe.*; pass optimizers=\(optimizer, None\)"):
+        build(model, optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer)).train()
+
+
+def test_reentrant_checkpointing_is_refused_wherever_it_was_turned_on(tmp_path):
+    model = tiny_model()
+    model.gradient_checkpointing_enable({"use_reentrant": True})
+    objectives = [Orthogonality().weighted(1.0)]
+    with pytest.raises(UserError, match="use_reentrant: true gives activations without a gradient"):
+        InterpTrainer(model, arguments(tmp_path), objectives=objectives, train_dataset=rows())
+    model.gradient_checkpointing_disable()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    InterpTrainer(model, arguments(tmp_path), objectives=objectives, train_dataset=rows())
