@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hf_tti.errors import UserError
 from hf_tti.provenance import git_commit
 from hf_tti.recipe import Recipe, load_recipe
-from hf_tti.run_folder import flat, resolve_paths
+from hf_tti.run_folder import ELASTIC, flat, resolve_paths
 from hf_tti.sweep import PlannedRun, find_recipes, plan
 from modal_jobs.invocation import check_account
 from modal_jobs.launch import divided_batch
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from hf_tti.cost import CostEstimate
 
 BATCH = "training.per_device_train_batch_size"
-OTHER = "begun with another batch or recipe"
 
 
 @dataclass(frozen=True)
@@ -130,35 +129,44 @@ def plan_on_volume(wanted: Wanted, *, elastic: bool = False) -> list[tuple[Plann
     """The runs, each with its state on the Volume: new, unfinished or finished.
 
     Args:
-        elastic: take a run that was `OTHER` too, and leave it to the container whether only the batch is another.
+        elastic: take runs that were begun with another batch too; whether processes x batch x accumulation are the same
+            is for the container to say, which sees the checkpoint.
 
     Raises:
-        UserError: as `plan_runs` and `check_account`, or a folder there that holds such a run without `elastic`.
+        UserError: as `plan_runs` and `check_account`, or a folder there that holds a run of another recipe.
     """
     with tempfile.TemporaryDirectory() as folder:
         records = Path(folder)
-        experiments = [Path(run.place).parent.name for run in plan_runs(wanted, records)]
+        places = [run.place for run in plan_runs(wanted, records)]
         check_account()
-        copy_records(checkpoints_volume(), experiments, records)
-        found = [(run, _state(run)) for run in plan_runs(wanted, records)]
-        if elastic:  # begun on one GPU, its state is known here
-            undivided = plan_runs(dataclasses.replace(wanted, num_processes=1, num_nodes=1), records)
-            found = [
-                (run, _state(single) if state == OTHER else state)
-                for (run, state), single in zip(found, undivided, strict=True)
-            ]
-    for run, state in found:
-        if state == OTHER and not elastic:
-            raise UserError(
-                f"{run.place} on the Volume was {OTHER}; --extra --elastic goes on with it where only the batch is "
-                f"another; modal volume rm -r {CHECKPOINTS_VOLUME} {run.place} removes it"
-            )
-    return found
+        copy_records(checkpoints_volume(), places, records)
+        return [(run, _state(run, elastic)) for run in plan_runs(wanted, records)]
 
 
-def _state(run: Planned) -> str:
-    state = run.run.state
-    return state if state in ("new", "unfinished", "finished") else OTHER
+def _state(planned: Planned, elastic: bool) -> str:
+    run = planned.run
+    if (state := run.state) in ("new", "unfinished", "finished"):
+        return state
+    wrong = _differences(run)
+    if elastic and not wrong:
+        return "finished" if run.folder.result() is not None and run.is_delivered else "unfinished"
+    remedy = "" if wrong else "--extra --elastic goes on with it; "
+    raise UserError(
+        f"{planned.place} on the Volume was begun with {wrong or 'another batch'}; {remedy}"
+        f"modal volume rm -r {CHECKPOINTS_VOLUME} {planned.place} removes it"
+    )
+
+
+def _differences(run: PlannedRun) -> str:
+    """What a run on the Volume says otherwise than the recipe, but for the batch; empty: nothing else."""
+    try:
+        was, now = flat(run.folder.recipe()), flat(run.recipe)
+    except UserError:
+        return "another recipe"
+    names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+    if not names:  # the file was changed since
+        return "another recipe"
+    return "; ".join(f"{name} {was.get(name)}, which is {now.get(name)} now" for name in names if name not in ELASTIC)
 
 
 def arguments_of(run: Planned, wanted: Wanted, *, elastic: bool = False) -> dict[str, Any]:

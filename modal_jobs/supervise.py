@@ -12,11 +12,10 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from hf_tti.checkpoints import MANIFEST, checkpoints_of
 from hf_tti.console import say
@@ -76,13 +75,14 @@ def supervise(
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     pump = threading.Thread(target=_pass_on, args=(process.stdout, tail), daemon=True)
     pump.start()
-    try:
-        with _noting_interrupts() as check:
-            _watch(process, run_dir, commit, poll_s, check)
-    except BaseException:
-        _stop(process, grace_s)
-        commit()
-        raise
+    with _Stops() as stops:
+        try:
+            _watch(process, run_dir, commit, poll_s, stops)
+        except BaseException:
+            _stop(process, grace_s)
+            _is_committed(commit)
+            pump.join(timeout=grace_s)
+            raise
     _end_group(process)  # a rank or a data loader that outlived the launcher
     pump.join(timeout=grace_s)
     commit()
@@ -100,38 +100,41 @@ def published(run_dir: Path) -> set[tuple[str, int]]:
     return found
 
 
-@contextmanager
-def _noting_interrupts() -> Iterator[Callable[[], None]]:
-    """Yields a check that raises the KeyboardInterrupt of a SIGINT that came: Modal's blocking calls swallow it where
-    they are answered at that moment.
+class _Stops:
+    """SIGINT, by which Modal takes the container away, and SIGUSR1, by which it cancels the input.
+
+    The first one raises what it did before, and `check` raises it again: Modal's blocking calls swallow it where they
+    are answered at that moment. Those after it do nothing, so that the child has its time.
     """
-    noted = []
 
-    def note(number: int, frame: object) -> None:
-        noted.append(number)
-        raise KeyboardInterrupt
+    def __init__(self):
+        self._before: dict[int, Any] = {}
+        self._noted: int | None = None
 
-    def check() -> None:
-        if noted:
+    def __enter__(self) -> _Stops:
+        if threading.current_thread() is threading.main_thread():
+            self._before[signal.SIGINT] = signal.signal(signal.SIGINT, self._note)
+            if callable(signal.getsignal(signal.SIGUSR1)):
+                self._before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        if self._noted is None:
+            self._noted = number
+            self.check()
+
+    def check(self) -> None:
+        if self._noted == signal.SIGINT:
             raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield check
-        return
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield check
-    finally:
-        signal.signal(signal.SIGINT, before)
+        if self._noted is not None:
+            self._before[self._noted](self._noted, None)
 
 
-def _watch(
-    process: subprocess.Popen,
-    run_dir: Path,
-    commit: Callable[[], None],
-    poll_s: float,
-    check: Callable[[], None],
-) -> None:
+def _watch(process: subprocess.Popen, run_dir: Path, commit: Callable[[], None], poll_s: float, stops: _Stops) -> None:
     committed = published(run_dir)
     while process.poll() is None:
         try:
@@ -139,12 +142,19 @@ def _watch(
         except subprocess.TimeoutExpired:
             now = published(run_dir)
             if now - committed:
-                try:
-                    commit()
+                if _is_committed(commit):
                     committed = now
-                except RuntimeError as error:  # open files; the next round, or the end, commits it
-                    say(f"the Volume was not committed: {' '.join(str(error).split())}")
-                check()
+                stops.check()
+
+
+def _is_committed(commit: Callable[[], None]) -> bool:
+    """Says why not where the commit fails; the next round, the end, or Modal at the container's end, does it then."""
+    try:
+        commit()
+    except Exception as error:  # open files, a server that fails: nothing that the training should end for
+        say(f"the Volume was not committed: {' '.join(str(error).split()) or type(error).__name__}")
+        return False
+    return True
 
 
 def _stop(process: subprocess.Popen, grace_s: float) -> None:

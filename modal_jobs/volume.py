@@ -11,10 +11,10 @@ from modal.volume import FileEntryType
 
 from hf_tti.errors import UserError
 from hf_tti.pushes import LEDGER
-from hf_tti.run_folder import RESULT_FILE, RUN_FILE
+from hf_tti.run_folder import RECIPE_FILE, RESULT_FILE, RUN_FILE
 from modal_jobs.places import CHECKPOINTS_VOLUME, RUNS
 
-_RECORDS = (RUN_FILE, RESULT_FILE, LEDGER)
+_RECORDS = (RUN_FILE, RECIPE_FILE, RESULT_FILE, LEDGER)
 
 
 def checkpoints_volume() -> modal.Volume:
@@ -22,17 +22,24 @@ def checkpoints_volume() -> modal.Volume:
     return modal.Volume.from_name(CHECKPOINTS_VOLUME, create_if_missing=True)
 
 
-def copy_records(volume: modal.Volume, experiments: Iterable[str], folder: Path) -> None:
-    """What tells the state of the experiments' runs, to where it would be below `folder` as a `runs/`."""
-    for experiment in dict.fromkeys(experiments):
-        for run in _folders(volume, RUNS / experiment):
-            for name in _RECORDS:
-                place = folder / experiment / run.name / name
-                place.parent.mkdir(parents=True, exist_ok=True)
-                try:
-                    place.write_bytes(b"".join(volume.read_file(str(run / name))))
-                except FileNotFoundError:
-                    pass
+def copy_records(volume: modal.Volume, places: Iterable[str], folder: Path) -> None:
+    """What tells the state of runs, to where it would be below `folder` as a `runs/`; nothing of one that is not there.
+
+    Args:
+        places: of the runs' folders on the Volume.
+    """
+    wanted = [PurePosixPath(place) for place in places]
+    there = {parent: {run.name for run in _folders(volume, parent)} for parent in {place.parent for place in wanted}}
+    for run in wanted:
+        if run.name not in there[run.parent]:
+            continue
+        target = folder / run.relative_to(RUNS)
+        target.mkdir(parents=True, exist_ok=True)
+        for name in _RECORDS:
+            try:
+                (target / name).write_bytes(b"".join(volume.read_file(str(run / name))))
+            except FileNotFoundError:
+                pass
 
 
 def finished_runs(volume: modal.Volume, experiment: str) -> list[str]:

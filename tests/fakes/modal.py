@@ -64,7 +64,7 @@ class FakeModal:
 
     Attributes:
         secrets: name -> keys. calls: spawned so far. volumes: by name.
-        faults: for successive attempts, what to do with the container's process once it runs; None: nothing.
+        faults: for successive attempts, what comes over their containers; None: nothing.
         answer: instead of containers: keywords of a call -> its value, or an exception.
     """
 
@@ -200,7 +200,7 @@ class FakeModal:
                     shutil.rmtree(volume.live)
                     _copy(volume.committed, volume.live)
 
-    def _container(self, function: api_pb2.Function, call: Call, number: int, fault) -> None:
+    def _container(self, function: api_pb2.Function, call: Call, number: int, fault: Fault | None) -> None:
         place = self.folder / f"ta-{number}"
         root = self._mounted(function, place)
         layout = api_pb2.AppLayout(function_ids={function.function_name: call.function_id})
@@ -224,6 +224,9 @@ class FakeModal:
             "MODAL_TASK_ID": f"ta-{number}",
             "MODAL_CONTAINER_ARGUMENTS_PATH": str(place / "arguments.pb"),
         }
+        announcement = place / "holds"
+        if fault is not None:
+            environment |= fault.environment(announcement)
         with open(self.logs[number], "wb") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "modal._container_entrypoint"],
@@ -233,15 +236,16 @@ class FakeModal:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
             )
-            result = fault(process) if fault is not None else None
+            result = fault.come(process, announcement) if fault is not None else None
             process.wait()
         if result is not None:
             call.output = api_pb2.FunctionPutOutputsItem(result=result)
 
     def _mounted(self, function: api_pb2.Function, place: Path) -> Path:
-        """`/root` with the files of the function's mounts; files mounted elsewhere are left out."""
+        """`/root` with the files of the function's mounts and `modal_hold`; files mounted elsewhere are left out."""
         root = place / "root"
         root.mkdir(parents=True)
+        shutil.copy2(Path(__file__).with_name("modal_hold.py"), root)
         for mount_id in function.mount_ids:
             for file in self.mounts[int(mount_id.removeprefix("mo-"))]:
                 if file.filename.startswith("/root/"):

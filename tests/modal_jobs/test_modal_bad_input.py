@@ -55,7 +55,7 @@ def test_a_folder_with_another_recipes_run(refused, cloud):
     run.mkdir(parents=True)
     (run / "run.json").write_text(json.dumps({"name": "baseline-seed42", "digest": "another"}))
     line = refused("train", "--recipe", QUICKSTART)
-    assert "runs/quickstart/baseline-seed42 on the Volume was begun with another batch or recipe; --extra" in line
+    assert "runs/quickstart/baseline-seed42 on the Volume was begun with another recipe; modal volume rm" in line
 
 
 @pytest.mark.parametrize(
@@ -142,6 +142,12 @@ def test_words_for_training_are_split_without_a_shell():
 def test_extra_takes_any_word(job, value):
     for words in (["--extra", value], [f"--extra={value}"]):
         assert job.make_parser().parse_args(words).extra == value
+
+
+@pytest.mark.parametrize(("hours", "seconds"), [("24", 86400), ("1.5", 5400), ("0.0001", 1)])
+def test_no_time_that_is_asked_for_is_rounded_to_no_limit(hours, seconds):
+    options = evaluate.make_parser().parse_args(["--timeout-hours", hours])
+    assert training_resources(None, options)["timeout"] == seconds
 
 
 def test_an_evaluation_asks_for_one_gpu():

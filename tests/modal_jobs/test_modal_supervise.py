@@ -7,7 +7,9 @@ import threading
 import time
 from contextlib import suppress
 
+import modal
 import pytest
+from modal.exception import InputCancellation
 
 from modal_jobs.supervise import published, supervise
 
@@ -61,12 +63,13 @@ def test_a_checkpoint_is_committed_once_its_manifest_is_there(watched, tmp_path)
     ]
 
 
-def test_a_commit_that_fails_is_tried_again_and_ends_nothing(watched, tmp_path, capsys):
+@pytest.mark.parametrize("kind", [RuntimeError, modal.exception.ServiceError])
+def test_a_commit_that_fails_is_tried_again_and_ends_nothing(watched, tmp_path, capsys, kind):
     run, seen = watched
 
     def commit():
         if len(seen) < 3:
-            raise RuntimeError("there are open files\npreventing the operation")
+            raise kind("there are open files\npreventing the operation")
         (tmp_path / "done").touch()
 
     assert run(CHECKPOINT, commit=commit).status == 0
@@ -94,20 +97,55 @@ def test_an_interrupted_body_stops_its_child_and_commits(watched, capfd, script)
         assert capfd.readouterr().out == "got SIGTERM\n"
 
 
-def test_an_interrupt_that_a_commit_swallows_counts(watched, tmp_path):
+@pytest.fixture
+def cancelled():
+    """SIGUSR1 as Modal's container runtime takes it: the input is cancelled."""
+
+    def cancel(number, frame):
+        raise InputCancellation("Input was cancelled by user")
+
+    before = signal.signal(signal.SIGUSR1, cancel)
+    yield cancel
+    signal.signal(signal.SIGUSR1, before)
+
+
+STOPPED_BY = [(signal.SIGINT, KeyboardInterrupt), (signal.SIGUSR1, InputCancellation)]
+
+
+@pytest.mark.parametrize(("number", "kind"), STOPPED_BY)
+def test_a_stop_that_a_commit_swallows_counts(watched, tmp_path, cancelled, number, kind):
     run, seen = watched
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(number)
 
     def commit():
         (tmp_path / "done").touch()
-        with suppress(KeyboardInterrupt):
+        with suppress(kind):
             if len(seen) == 1:
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(number)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(kind):
         run(CHECKPOINT, commit=commit)
     assert len(seen) == 2
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize(("number", "kind"), STOPPED_BY)
+def test_a_last_commit_that_fails_or_a_second_stop_changes_nothing_about_why_it_ends(
+    watched, tmp_path, cancelled, capsys, number, kind
+):
+    """Another exception would be a failure to Modal: tried again, where the user cancelled it."""
+    run, seen = watched
+
+    def commit():
+        (tmp_path / "done").touch()
+        signal.raise_signal(number)
+        signal.raise_signal(signal.SIGINT)
+        raise RuntimeError("there are open files")
+
+    with pytest.raises(kind):
+        run(CHECKPOINT, commit=commit)
+    assert len(seen) == 2
+    assert "not committed: there are open files" in capsys.readouterr().out
 
 
 def test_the_tail_and_the_status_come_back(watched, capsys):

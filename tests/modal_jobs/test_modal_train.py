@@ -1,11 +1,12 @@
 """Real attempts: Modal's own container runtime, the job's body, the training, on what the client uploaded."""
 
 import json
+import re
 
 import pytest
 
 from fakes.modal_faults import preempt
-from fakes.modal_training import RECIPE, RUN, differences, extra, put_data, reached, train_words
+from fakes.modal_training import HOLDING, RECIPE, RUN, differences, extra, noting, put_data, train_words
 from hf_tti.cli import main
 from hf_tti.tracking import tracker_run_id
 
@@ -22,13 +23,13 @@ def uninterrupted(tmp_path_factory):
 def test_a_preempted_attempt_changes_nothing(cloud, modal_run, uninterrupted):
     put_data(cloud, uninterrupted)
     records = []
-    cloud.faults = [preempt(reached(cloud, 5, records))]
-    done = modal_run("train", "--recipe", RECIPE, "--gpu", "cpu", "--extra", extra())
+    cloud.faults = [preempt(7, noting(cloud, records))]
+    done = modal_run("train", "--recipe", RECIPE, "--gpu", "cpu", "--extra", extra(HOLDING))
     logs = "\n".join(cloud.log(number) for number in range(len(cloud.logs)))
     assert done.returncode == 0, done.stdout + done.stderr + logs
     assert cloud.calls[0].attempts == ["preempted", "success"]
-    assert "stopped by SIGTERM after step" in cloud.log(0)
-    assert "resuming from" in cloud.log(1)
+    assert "stopped by SIGTERM after step 7; " in cloud.log(0)
+    assert re.search(r"resuming from \S+/checkpoint-7\n", cloud.log(1))
     run = cloud.volume("tti-checkpoints").committed / RUN
     assert differences(run, uninterrupted / "reference") == []
     records.append((run / "run.json").read_text())

@@ -29,10 +29,13 @@ def rows(text: str) -> dict[str, list[str]]:
 
 def test_a_sweep_skips_finished_runs_and_starts_nothing_over_its_budget(cloud, modal_run):
     finish_run(cloud, BASELINE, "baseline-seed43")
+    (cloud.volume("tti-checkpoints").committed / "runs/expt1/other-seed42").mkdir()
     done = modal_run("sweep", "--recipes", BASELINE, "--gpu", "H100,A100-80GB", "--max-usd", "1", "--yes")
     assert done.returncode == 2
     table = rows(done.stdout)
     assert table["runs/expt1/baseline-seed43"] == ["finished", "-", "-"]
+    read = {Path(request.path).parent.name for request in cloud.requests("VolumeGetFile2")}
+    assert read == {"baseline-seed43"}  # no request for a run that nobody asked for, or that is not there
     new = [table[f"runs/expt1/baseline-seed{seed}"] for seed in (42, 44)]
     assert [row[0] for row in new] == ["new", "new"]
     total = re.search(r"2 of 3 runs to train on 1 x H100,A100-80GB: about \$([0-9.]+)", done.stdout).group(1)
