@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_tti.memory import GIB
+from hf_tti.cost.memory import GIB
 
 HUB_TIMEOUT_S = 4.0
 

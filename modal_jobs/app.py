@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from argparse import Namespace
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import modal
 
 import hf_tti
+from hf_tti.cost.gpus import find_gpu
 from hf_tti.errors import UserError
-from hf_tti.gpus import find_gpu
 from modal_jobs.lock import entry_points, pins
 from modal_jobs.places import (
     APP,
@@ -91,7 +92,7 @@ def resources(*, gpu: list[str] | None, hours: float, retries: int, cpu: float, 
         "gpu": gpu,
         "cpu": cpu,
         "memory": memory_mib,
-        "timeout": int(hours * 3600),
+        "timeout": math.ceil(hours * 3600),  # 0 would be none
         "retries": modal.Retries(max_retries=retries, initial_delay=0.0, backoff_coefficient=1.0),
         "single_use_containers": True,
     }

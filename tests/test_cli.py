@@ -10,9 +10,9 @@ import sys
 import pytest
 
 from hf_tti import cli, doctor
+from hf_tti.cost.memory import estimate_memory
 from hf_tti.errors import UserError
 from hf_tti.from_recipe import has_bf16
-from hf_tti.memory import estimate_memory
 from hf_tti.own_files import check_model
 from hf_tti.recipe import load_recipe
 from hf_tti.table import format_number, format_table, headline_metrics

@@ -13,16 +13,18 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hf_tti import cli
 from hf_tti.activations import Site, make_forward_pass
-from hf_tti.cost import GPUS, Schedule, assumed_mfu, estimate, schedule_of
+from hf_tti.cost import GPUS, Schedule, estimate, schedule_of
+from hf_tti.cost.flops import forward_flops, meta_model, objective_flops, step_flops
+from hf_tti.cost.gpus import PRICES_AS_OF
+from hf_tti.cost.shapes import shapes_of
+from hf_tti.cost.step import predicted_step
+from hf_tti.cost.timing import WARM_UP_STEPS, Measurement, measure
 from hf_tti.errors import UserError
-from hf_tti.flops import forward_flops, meta_model, objective_flops, step_flops
-from hf_tti.gpus import PRICES_AS_OF
 from hf_tti.objectives.base import Objective, Scope, Term
 from hf_tti.objectives.decorrelation import Decorrelation
 from hf_tti.objectives.orthogonality import Orthogonality
 from hf_tti.objectives.selectivity import Selectivity
 from hf_tti.recipe import Recipe, load_recipe
-from hf_tti.timing import WARM_UP_STEPS, Measurement, measure
 from tiny import tiny_configs, tiny_model
 from tiny_runs import write_recipe
 
@@ -148,7 +150,7 @@ def test_hours_and_dollars_follow_from_flops_and_the_gpu(path):
 
 
 def tiny_shapes(recipe: Recipe):
-    from hf_tti.memory import config_of
+    from hf_tti.cost.memory import config_of
 
     return meta_model(config_of(recipe)[0])
 
@@ -177,19 +179,59 @@ def test_a_gpu_without_bf16_trains_in_fp32_and_refuses_bf16(path):
 
 
 @pytest.mark.parametrize("name", GPUS)
-def test_every_gpu_has_a_dated_price_and_an_mfu_below_what_kernels_reach(name):
+def test_every_gpu_has_a_dated_price_and_an_mfu_below_what_kernels_reach(name, path):
     card = GPUS[name]
     assert PRICES_AS_OF in card.source and "modal.com/pricing" in card.source and card.data_sheet
-    assert 0 < assumed_mfu(card, card.bf16_flops or card.fp32_flops) < 0.72
+    large = load(path, "training.per_device_train_batch_size=512", "model.n_embd=512", "model.n_head=8")
+    assert estimate(load(path), gpu=name).mfu < 0.01 < estimate(large, gpu=name).mfu < 0.74
+
+
+def test_the_mfu_is_that_of_the_predicted_step(path):
+    recipe = load(path, "training.gradient_accumulation_steps=3", "training.eval_strategy=no")
+    card, shapes = GPUS["A100"], tiny_shapes(recipe)
+    of_objective = objective_flops(shapes, Orthogonality().weighted(0.1), 4, 32)
+    facts = {"num_rows": 4, "length": 32, "precision": "bf16", "accumulation": 3, "objective_flops": of_objective}
+    step = predicted_step(shapes_of(shapes), card, **facts)
+    for num_gpus in (1, 2):
+        cost = estimate(recipe, gpu="A100", num_gpus=num_gpus)
+        assert cost.mfu == pytest.approx(cost.flops_per_step / (num_gpus * card.bf16_flops * step.seconds))
+        assert cost.hours * 3600 == pytest.approx(6 * step.seconds)
+
+
+@pytest.mark.parametrize(
+    ("slower", "faster"),
+    [
+        ("model.attn_implementation=eager", "model.attn_implementation=sdpa"),
+        ("training.torch_compile=false", "training.torch_compile=true"),
+        ("training.gradient_checkpointing=true", "training.gradient_checkpointing=false"),
+        ("training.optim=adamw_torch", "training.optim=adamw_torch_fused"),
+        ("training.tf32=false training.precision=fp32", "training.tf32=true training.precision=fp32"),
+        ("data.vocab_size=4097", "data.vocab_size=4096"),
+    ],
+)
+def test_hours_follow_from_how_the_recipe_computes(path, slower, faster):
+    large = ["training.per_device_train_batch_size=512", "model.n_embd=512", "model.n_head=8"]
+    more, less = (estimate(load(path, *large, *of.split()), gpu="A100").hours for of in (slower, faster))
+    assert more > less
 
 
 def test_what_is_assumed_is_said(path):
     said = " ".join(estimate(load(path), gpu="A100").assumptions)
-    for words in ("assumed, computed", "not measured", PRICES_AS_OF, "evaluations are not counted", "CUDA context"):
+    for words in (
+        "predicted for this model and batch, not measured",
+        "published runs (some on this GPU)",
+        PRICES_AS_OF,
+        "evaluations are not counted",
+        "CUDA context",
+    ):
         assert words in said
     assert "evaluations are not counted" not in " ".join(
         estimate(load(EXPT1 / "baseline.yaml", "sweep="), gpu="A100").assumptions
     )
+    assert "published runs (none on this GPU)" in estimate(load(path), gpu="L4").assumptions[1]
+    published = " ".join(estimate(load(EXPT1 / "baseline.yaml", "sweep="), gpu="A100").assumptions)
+    assert "a vocabulary of 50,257, no multiple of 8" in published and "launch kernels" not in published
+    assert "a step waits for the CPU to launch kernels" in said
     counted = estimate(load(EXPT1 / "token_entropy.yaml", "sweep="), gpu="A100").assumptions
     assert any("not counted: the work of token_entropy" in line for line in counted)
 
@@ -231,7 +273,7 @@ def test_runs_that_differ_share_no_step_and_the_notes_name_theirs(path, capsys):
     table, notes = capsys.readouterr().out.split("\n\n")
     first, _, total = table.splitlines()[2:]
     assert total.split("T4")[1].split()[1] == "-" and "<0.01" in total
-    assert f"of {first.split()[0]}; the others differ:" in notes and "WARNING: 0.012 M parameters" in notes
+    assert f"of {first.split()[0]}; the others differ:" in notes and "waits for the CPU to launch kernels" in notes
 
 
 def test_a_folder_costs_what_its_recipes_cost(path, tmp_path, capsys):

@@ -2,8 +2,8 @@
 
 import pytest
 
+from hf_tti.cost.gpus import GPUS, find_gpu
 from hf_tti.errors import UserError
-from hf_tti.gpus import GPUS, find_gpu
 
 
 def test_exactly_an_h100_costs_what_an_h100_costs():

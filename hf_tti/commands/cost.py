@@ -87,7 +87,7 @@ def _estimates(runs: list[Recipe], arguments: argparse.Namespace) -> list[CostEs
     from hf_tti.cost import estimate
 
     if arguments.measure is not None:
-        from hf_tti.timing import measured_estimate
+        from hf_tti.cost.timing import measured_estimate
     known: dict[str, CostEstimate] = {}
     for run in runs:
         key = _without_seeds(run)

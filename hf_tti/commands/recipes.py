@@ -80,8 +80,8 @@ def doctor_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def doctor(arguments: argparse.Namespace) -> int:
+    from hf_tti.cost.memory import estimate_memory
     from hf_tti.doctor import diagnose
-    from hf_tti.memory import estimate_memory
     from hf_tti.recipe import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.overrides) if arguments.recipe else None

@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_cost.py [--recipes baseline --max-steps 60 --repeats 2 --clock wall]
 
-Recipes of recipes/quickstart with fewer steps, two evaluations and two checkpoints. Prediction (`hf_tti.timing`, as
-`hf-tti cost --measure`) and training (`train_run`, as `hf-tti train`) run one after the other, each in a process of
+Recipes of recipes/quickstart with fewer steps, two evaluations and two checkpoints. Prediction (`hf_tti.cost.timing`,
+as `hf-tti cost --measure`) and training (`train_run`, as `hf-tti train`) run one after the other, each in a process of
 its own. `--clock wall`: seconds that pass. `--clock cpu`, the default: seconds of the process, which other processes
 disturb less; with one thread they are what would pass on a quiet machine. The data is prepared before the first.
 """
@@ -40,7 +40,7 @@ def prepare(name: str) -> None:
 def predict(name: str, max_steps: int, timed: int, clock: str) -> float:
     """Seconds that the run will take."""
     from hf_tti.cost import schedule_of
-    from hf_tti.timing import measure, num_checkpoints_of
+    from hf_tti.cost.timing import measure, num_checkpoints_of
 
     recipe = shortened(name, max_steps)
     measured = measure(recipe, num_steps=timed, clock=CLOCKS[clock])

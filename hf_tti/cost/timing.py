@@ -23,11 +23,13 @@ from transformers import TrainerCallback
 from transformers.utils import logging as transformers_logging
 
 from hf_tti.callbacks.early_stopping import EarlyStopping
-from hf_tti.cost import CostEstimate, Schedule, count_flops, find_gpu, schedule_of
+from hf_tti.cost.estimate import CostEstimate, Schedule, count_work, schedule_of
+from hf_tti.cost.gpus import find_gpu
+from hf_tti.cost.memory import estimate_memory, precision_of
+from hf_tti.cost.speed import model_of
 from hf_tti.data import DataConfig, PreparedData, prepare_data
 from hf_tti.errors import UserError
 from hf_tti.from_recipe import build_arguments
-from hf_tti.memory import estimate_memory, precision_of
 from hf_tti.recipe import Recipe
 from hf_tti.run import build_trainer
 from hf_tti.run_folder import resolve_paths
@@ -136,16 +138,16 @@ def measured_estimate(recipe: Recipe, *, gpu: str | None = None, num_steps: int 
     peak = None if card is None else card.peak(precision_of(recipe))
     schedule = schedule_of(recipe)
     measured = measure(recipe, num_steps=num_steps)
-    step, evaluation, counted = count_flops(recipe, schedule)
+    work = count_work(recipe, schedule, model_of(recipe))
     num_checkpoints = num_checkpoints_of(recipe.training, schedule.num_steps)
     hours = measured.wall(schedule, num_checkpoints) / 3600
     memory, of_memory = estimate_memory(recipe)
-    rate = step / measured.step
+    rate = work.step / measured.step
     return CostEstimate(
         gpu=gpu or "this machine",
         num_gpus=1,
-        flops_per_step=step,
-        flops=step * schedule.num_steps + evaluation * schedule.num_evaluations,
+        flops_per_step=work.step,
+        flops=work.step * schedule.num_steps + work.evaluation * schedule.num_evaluations,
         memory_bytes=int(memory[-1]["bytes"]),
         gpu_memory_bytes=_memory_here(),
         hours=hours,
@@ -158,7 +160,7 @@ def measured_estimate(recipe: Recipe, *, gpu: str | None = None, num_steps: int 
             f"checkpoint, {measured.rest:.3g} s for the rest of a run; data that was not prepared is in the rest",
             f"{num_checkpoints} checkpoints; steps that log force ratios are not counted apart",
             *([] if card is None else [f"${card.dollars_per_hour:g} an hour ({card.source})"]),
-            *counted[:-1],
+            *work.notes[:-1],
             *of_memory,
         ],
     )

@@ -1,7 +1,7 @@
 """What a run needs: FLOPs, memory, hours and dollars, from its recipe and a GPU, with everything that was assumed.
 
 hours = FLOPs of all steps and evaluations / (GPUs · peak FLOP/s · MFU) / 3600;  dollars = hours · GPUs · price.
-MFU (model FLOPs utilisation) is assumed unless it is given; `hf_tti.timing` measures instead of assuming.
+MFU (model FLOPs utilisation) is assumed unless it is given; `hf_tti.cost.timing` measures instead of assuming.
 """
 
 from __future__ import annotations
@@ -11,22 +11,15 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hf_tti.cost.gpus import Gpu, find_gpu
 from hf_tti.data import DataConfig
 from hf_tti.errors import UserError
-from hf_tti.gpus import GPUS, Gpu, find_gpu
 from hf_tti.recipe import Recipe
 from hf_tti.run_folder import resolve_paths
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["GPUS", "CostEstimate", "Gpu", "Schedule", "assumed_mfu", "estimate", "find_gpu", "schedule_of"]
-
-# One step of the published model (30 M parameters, 64 x 512 tokens, GPT-2's vocabulary) with the Trainer's eager
-# cross-entropy in bf16: FLOPs, and bytes to and from memory (34 a logit, 65 GB in the blocks), from shapes alone.
-_STEP_FLOPS, _STEP_BYTES = 6.345e12, 121e9
-_KERNEL_EFFICIENCY = 0.72  # share of its peak or bandwidth that a kernel reaches: a guess, of no measurement
-_SMALL = 10_000_000  # parameters below which a step waits for its kernels' launches, a guess as well
 # With GPT-2's tokenizer. The published evaluation had 4,653,648 targets; each of its about 22,000 stories has one more
 # token than targets, which makes 4,675,648, rounded.
 _KNOWN_TOKENS = {("tinystories", "validation"): 4_675_000}
@@ -62,7 +55,7 @@ class CostEstimate:
             evaluations.
         memory_bytes: that each GPU needs. gpu_memory_bytes: that it has; None where nobody said.
         hours: of wall time. dollars: for all GPUs; None where they have no price.
-        mfu: model FLOPs utilisation, assumed or measured; None without a peak to compare with, or for runs that differ.
+        mfu: model FLOPs utilisation, predicted, given or measured; None without a peak, or for runs that differ.
         num_steps: optimizer steps.
         assumptions: a sentence each.
     """
@@ -95,7 +88,7 @@ def estimate(recipe: Recipe, *, gpu: str, num_gpus: int = 1, mfu: float | None =
     Args:
         recipe: one run. Of a sweep, the run that `expand_sweep` names first costs what the recipe says.
         gpu: a name of `GPUS`.
-        mfu: in (0, 1]; default `assumed_mfu`.
+        mfu: in (0, 1]; default: of the step that is predicted.
 
     Raises:
         UserError: an unknown GPU, a number out of range, epochs of a corpus of unknown length.
@@ -105,25 +98,34 @@ def estimate(recipe: Recipe, *, gpu: str, num_gpus: int = 1, mfu: float | None =
         raise UserError(f"--mfu {mfu:g}: a fraction of the peak, above 0 and at most 1")
     if num_gpus < 1:
         raise UserError(f"--num-gpus {num_gpus}: at least 1")
-    from hf_tti.memory import estimate_memory, precision_of
+    from hf_tti.cost.memory import estimate_memory, precision_of
+    from hf_tti.cost.speed import model_of, peak_of, step_on, words_of
 
     recipe = resolve_paths(recipe)
     precision = precision_of(recipe, bf16=card.bf16_flops is not None)
+    if precision == "fp32" and recipe.training.get("tf32") and card.bf16_flops:
+        precision = "tf32"
     peak = card.peak(precision)
     if peak is None:
         raise UserError(
             f"training.precision: {precision!r} is not for a {gpu}, which lacks it; choose auto, fp16 or fp32"
         )
     schedule = schedule_of(recipe, num_gpus)
-    step, evaluation, counted = count_flops(recipe, schedule)
+    model = model_of(recipe)
+    work = count_work(recipe, schedule, model)
     memory, of_memory = estimate_memory(recipe, bf16=card.bf16_flops is not None)
-    used = assumed_mfu(card, peak) if mfu is None else mfu
-    flops = step * schedule.num_steps + evaluation * schedule.num_evaluations
+    if mfu is None:
+        predicted = step_on(card, recipe, schedule, model, precision, work.objectives / num_gpus)
+        used = work.step / (num_gpus * peak * predicted.seconds)
+        of_speed = words_of(card, precision, used, predicted, model)
+    else:
+        used, of_speed = mfu, [f"MFU {mfu:.1%} of {peak_of(card, precision)}, as given"]
+    flops = work.step * schedule.num_steps + work.evaluation * schedule.num_evaluations
     hours = flops / (num_gpus * peak * used) / 3600
     return CostEstimate(
         gpu=gpu,
         num_gpus=num_gpus,
-        flops_per_step=step,
+        flops_per_step=work.step,
         flops=flops,
         memory_bytes=int(memory[-1]["bytes"]),
         gpu_memory_bytes=card.memory_bytes,
@@ -131,43 +133,8 @@ def estimate(recipe: Recipe, *, gpu: str, num_gpus: int = 1, mfu: float | None =
         dollars=hours * num_gpus * card.dollars_per_hour,
         mfu=used,
         num_steps=schedule.num_steps,
-        assumptions=[
-            _of_speed(card, precision, used, given=mfu is not None),
-            *_of_size(int(memory[0]["bytes"]) // 4, given=mfu is not None),
-            *counted,
-            *_of_money(card, num_gpus),
-            *of_memory,
-        ],
+        assumptions=[*of_speed, *work.notes, *_of_money(card, num_gpus), *of_memory],
     )
-
-
-def assumed_mfu(card: Gpu, peak: float) -> float:
-    """MFU of the published model's step, computed from a GPU's peak and bandwidth; nobody measured it.
-
-    An eager step does its arithmetic and its memory traffic one after the other, at 72 % of what the chip can do.
-    """
-    arithmetic, traffic = _STEP_FLOPS / peak, _STEP_BYTES / card.bandwidth
-    return _KERNEL_EFFICIENCY * arithmetic / (arithmetic + traffic)
-
-
-def _of_speed(card: Gpu, precision: str, mfu: float, *, given: bool) -> str:
-    what = f"{card.peak(precision) / 1e12:g} TFLOP/s in {precision} ({card.data_sheet})"
-    if given:
-        return f"MFU {mfu:.1%} of {what}, as given"
-    return (
-        f"MFU {mfu:.1%} of {what}: assumed, computed from the arithmetic and the memory traffic of the published 30 M "
-        f"model's eager step, with kernels at {_KERNEL_EFFICIENCY:.0%} of what the chip can do (a guess), not "
-        "measured; larger models reach more, smaller ones far less. --mfu sets another, --measure times this one"
-    )
-
-
-def _of_size(num_parameters: int, *, given: bool) -> list[str]:
-    if given or num_parameters >= _SMALL:
-        return []
-    return [
-        f"WARNING: {num_parameters / 1e6:.2g} M parameters are too few for that MFU, a step waits for kernel launches: "
-        "hours and dollars are lower bounds, --measure on the GPU says how far off"
-    ]
 
 
 def _of_money(card: Gpu, num_gpus: int) -> list[str]:
@@ -235,12 +202,25 @@ def _num_evaluations(training: dict, num_steps: int, per_epoch: int | None) -> i
     return during + bool(at_the_end) + bool(training.get("eval_on_start", False))
 
 
-def count_flops(recipe: Recipe, schedule: Schedule) -> tuple[float, float, list[str]]:
-    """FLOPs of an optimizer step over all devices and of an evaluation, and what they leave out."""
-    from hf_tti.flops import forward_flops, meta_model, step_flops
-    from hf_tti.memory import config_of
+@dataclass(frozen=True)
+class Work:
+    """FLOPs over all devices.
 
-    model = meta_model(config_of(recipe)[0])
+    Attributes:
+        step: of an optimizer step. objectives: that are theirs of it. evaluation: of a pass over the validation rows.
+        notes: what they leave out.
+    """
+
+    step: float
+    objectives: float
+    evaluation: float
+    notes: list[str]
+
+
+def count_work(recipe: Recipe, schedule: Schedule, model: PreTrainedModel) -> Work:
+    """FLOPs of a run's steps and evaluations; `model` from `hf_tti.cost.speed.model_of`."""
+    from hf_tti.cost.flops import forward_flops, step_flops
+
     recomputed = bool(recipe.training.get("gradient_checkpointing", False))
     step = step_flops(model, schedule.rows_per_step, schedule.length, recomputed=recomputed)
     extra, uncounted = _of_objectives(recipe, schedule, model)
@@ -261,11 +241,11 @@ def count_flops(recipe: Recipe, schedule: Schedule) -> tuple[float, float, list[
     if uncounted:
         notes.append(f"not counted: the work of {', '.join(uncounted)} (no matrix products of a known shape)")
     notes.append("not counted: start-up, data preparation, metrics, checkpoints, force ratios, hf-tti evaluate")
-    return step + extra, evaluation, notes
+    return Work(step + extra, extra, evaluation, notes)
 
 
 def _of_objectives(recipe: Recipe, schedule: Schedule, model: PreTrainedModel) -> tuple[float, list[str]]:
-    from hf_tti.flops import objective_flops
+    from hf_tti.cost.flops import objective_flops
     from hf_tti.from_recipe import build_objectives
 
     times, total, uncounted = schedule.rows_per_step // schedule.micro_rows, 0.0, []
