@@ -1,6 +1,6 @@
-"""How a sweep's runs are started: processes of this machine, `accelerate launch`, or SLURM jobs through submitit.
+"""A sweep's runs as SLURM jobs, through submitit.
 
-A run is the same `hf-tti train … --resume` everywhere, in the same folder with the same log. A SLURM job that is told
+A run is the same `hf-tti train … --resume` as elsewhere, in the same folder with the same log. A SLURM job that is told
 that its time is up (SIGUSR1) lets the run write its checkpoint and is queued again, where it goes on from there.
 """
 
@@ -20,14 +20,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from hf_tti.errors import UserError, did_you_mean
-from hf_tti.processes import LAUNCH_MODULE, signal_run, start, wait_for_group
-from hf_tti.sweep import LOG_FILE, PlannedRun, last_line
+from hf_tti.processes import signal_run, start, wait_for_group
+from hf_tti.sweep import LOG_FILE, last_line
 
 if TYPE_CHECKING:
     import submitit
+
+    from hf_tti.sweep import PlannedRun
 
 JOBS_FOLDER = ".submitit"  # in the runs' folder: what submitit keeps of its jobs
 JOBS_FILE = "jobs.jsonl"  # in there: which job trains which run
@@ -42,51 +42,6 @@ _WHOLE = ("gpus_per_node", "cpus_per_task", "max_num_timeout")  # parameters tha
 _OURS = {"job_name", "stderr_to_stdout"}  # parameters of submitit that are set here, or make no sense for one task
 _OURS |= {"additional_parameters", "array_parallelism", "num_gpus", "srun_args", "teardown"}
 _OURS |= {"nodes", "ntasks_per_node", "gpus_per_task"}
-
-
-@dataclass(frozen=True)
-class Accelerate:
-    """`accelerate launch` around a run.
-
-    Attributes:
-        config_file: its configuration; None: the one that `accelerate config` wrote, if any.
-        num_processes: None: the configuration's.
-
-    Raises:
-        UserError: a configuration that is not there or is no mapping.
-    """
-
-    config_file: Path | None = None
-    num_processes: int | None = None
-
-    def __post_init__(self) -> None:
-        self._settings()
-
-    def command(self, run: PlannedRun) -> list[str]:
-        """The process that trains `run` on several devices."""
-        options = []
-        if self.config_file is not None:
-            options += ["--config_file", str(self.config_file)]
-        elif self.num_processes is not None and self.num_processes > 1:
-            options += ["--multi_gpu", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-        if self.num_processes is not None:
-            options += ["--num_processes", str(self.num_processes)]
-        if not {"main_process_port", "main_process_ip"} & self._settings().keys():
-            options += ["--main_process_port", "0"]  # a free one: jobs of one machine do not collide
-        python, *training = run.command
-        return [python, "-m", LAUNCH_MODULE, *options, *training]
-
-    def _settings(self) -> Mapping[str, Any]:
-        if self.config_file is None:
-            return {}
-        try:
-            content = yaml.safe_load(self.config_file.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "no YAML"
-            raise UserError(f"--accelerate-config {self.config_file}: {reason}") from error
-        if not isinstance(content, dict):
-            raise UserError(f"--accelerate-config {self.config_file}: no configuration of accelerate")
-        return content
 
 
 class RunFailed(RuntimeError):
@@ -121,7 +76,7 @@ class TrainJob:
         try:
             code = process.returncode = wait_for_group(process.pid)
         except BaseException:
-            signal_run(process.pid, self.argv, signal.SIGTERM)
+            signal_run(process.pid, signal.SIGTERM)
             wait_for_group(process.pid)
             raise
         finally:
@@ -134,7 +89,7 @@ class TrainJob:
 
     def _terminate(self, number: int, frame) -> None:
         self._terminated = True
-        signal_run(self._pid, self.argv, signal.SIGTERM)
+        signal_run(self._pid, signal.SIGTERM)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """What submitit calls when SLURM says that the time is up: the run saves and ends, and the job that is queued
@@ -143,7 +98,7 @@ class TrainJob:
         from submitit.helpers import DelayedSubmission
 
         if self._pid is not None:
-            signal_run(self._pid, self.argv, STOP_SIGNAL)
+            signal_run(self._pid, STOP_SIGNAL)
             wait_for_group(self._pid)
         return DelayedSubmission(TrainJob(self.argv, self.log, self.cwd))
 

@@ -1,24 +1,57 @@
-"""Processes that train a run, each the leader of its own group: how they are started, told to stop and waited for."""
+"""Processes that train a run: how they are started, told to stop and waited for, and who started this one."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
 from typing import BinaryIO
 
 import psutil
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # what ends a run
+LAUNCHED_BY = "HF_TTI_LAUNCHED_BY"  # in the environment of ranks: the pid of the hf-tti that passes signals on to them
+LOST = 128 + signal.SIGKILL  # exit code of a rank that another one left alone
 _POLL_S = 0.1
 _GRACE_S = 60.0  # for what a launcher left behind when it ended
-LAUNCH_MODULE = "accelerate.commands.launch"
+_LAUNCHERS = {"accelerate", "accelerate-launch", "torchrun", "torch.distributed.run", "torch.distributed.launch"}
+_LAUNCHERS |= {"accelerate.commands.launch", "accelerate.commands.accelerate_cli"}
+
+
+@cache
+def launched_by() -> int | None:
+    """The pid of the `hf-tti train` that started this process as one of its ranks. Taken out of the environment, so
+    that what this process starts is not taken for a rank.
+    """
+    pid = os.environ.pop(LAUNCHED_BY, "")
+    return int(pid) if pid.isdigit() else None
+
+
+def launcher() -> int | None:
+    """The pid of the launcher that started this process (hf-tti train, hf-tti sweep, accelerate, torchrun): it does not
+    outlive its runs by intent, and not all of them pass signals on. A shell may go, as with nohup.
+    """
+    if launched_by() is not None:
+        return launched_by()
+    try:
+        words = psutil.Process(os.getppid()).cmdline()
+    except psutil.Error:
+        return None
+    names = {Path(word).name for word in words}
+    is_sweep = "sweep" in names and names & {"hf-tti", "hf_tti"}
+    return os.getppid() if is_sweep or names & _LAUNCHERS else None
 
 
 def start(
     argv: Sequence[str], log: BinaryIO, *, env: Mapping[str, str] | None = None, cwd: str | None = None
 ) -> subprocess.Popen:
-    """The process, its output going into `log`; `env` is laid over this process's environment."""
+    """The process, leader of its own group, its output going into `log`; `env` is laid over this process's
+    environment.
+    """
     return subprocess.Popen(
         list(argv),
         stdout=log,
@@ -30,18 +63,12 @@ def start(
     )
 
 
-def signal_run(pid: int, argv: Sequence[str], number: int) -> None:
-    """Sends a signal to the run that a process of `start` trains, or to its ranks where the process is accelerate's
-    launcher: that one dies of a SIGUSR1, and gives its ranks 30 s after a SIGTERM, too little for a large checkpoint.
-    """
-    ranks = []
+def signal_run(pid: int, number: int) -> None:
+    """Sends a signal to a process of `start`, unless it has ended; one with several ranks passes it on to them."""
     try:
-        if LAUNCH_MODULE in argv:
-            ranks = psutil.Process(pid).children()
-        for process in ranks or [psutil.Process(pid)]:
-            process.send_signal(number)
-    except psutil.NoSuchProcess:
-        pass  # it has ended
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
 
 
 def _group_is_there(pid: int) -> bool:

@@ -8,28 +8,26 @@ second SIGINT, a second or more after the first, is Python's own KeyboardInterru
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
-import psutil
 import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
 from transformers import DefaultFlowCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_tti.errors import UserError
+from hf_tti.processes import LOST, SIGNALS, launched_by, launcher
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 ORPHANED = signal.SIGHUP  # what the death of the launcher counts as: the lowest, so that a signal itself is named first
 _ONE_INTERRUPT_S = 1.0  # a Ctrl-C may come twice, from the terminal and from a parent that passes it on
-_LAUNCHERS = {"accelerate", "accelerate-launch", "torchrun", "torch.distributed.run", "torch.distributed.launch"}
-_LAUNCHERS |= {"accelerate.commands.launch", "accelerate.commands.accelerate_cli"}
 _BEFORE = "before training began; the same command with --resume does it"
+_PEER_IS_GONE = re.compile("(closed|reset) by peer|broken pipe|remote process exited", re.IGNORECASE)  # gloo's, nccl's
 _AFTER = "after training was over; the same command with --resume does what is left"
 
 
@@ -44,6 +42,17 @@ class Stopped(UserError):
 
     def __reduce__(self):
         return Stopped, self._said
+
+
+class LeftAlone(UserError):
+    """Another process of the run died, and this one cannot go on without it."""
+
+    exit_code = LOST
+
+    def __init__(self):
+        super().__init__(
+            "another process of the run is gone; the same command with --resume goes on from the newest checkpoint"
+        )
 
 
 class BrokenOff(Exception):
@@ -78,10 +87,15 @@ class StopOnSignal(TrainerCallback):
         # The line is rank 0's. Another rank mostly waits for it, in a call where no handler of Python's would run.
         self._listen(self._handle if self._rank == 0 else signal.SIG_DFL, _BEFORE)
         try:
+            if launched_by() is not None:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # what came since it started this rank comes now
             yield self
-        except BaseException:
+        except BaseException as error:
             if self._launcher is not None:  # it sends the ranks that are left a SIGTERM when the first is gone
                 before = dict.fromkeys(before, signal.SIG_IGN)
+            if self._world_size > 1 and isinstance(error, RuntimeError) and _PEER_IS_GONE.search(str(error)):
+                # hf-tti's own launcher says which process it was
+                raise (LeftAlone() if launched_by() is None else SystemExit(LOST)) from error
             raise
         finally:
             for number, handler in before.items():
@@ -152,19 +166,6 @@ class StopOnSignal(TrainerCallback):
     def on_prediction_step(self, args, state, control, **kwargs):
         if self.agreed():
             raise BrokenOff
-
-
-def launcher() -> int | None:
-    """The pid of the parent where it is a launcher (accelerate, torchrun, hf-tti sweep): it does not outlive its runs
-    by intent, and not all of them pass signals on. A shell may go, as with nohup.
-    """
-    try:
-        words = psutil.Process(os.getppid()).cmdline()
-    except psutil.Error:
-        return None
-    names = {Path(word).name for word in words}
-    is_sweep = "sweep" in names and names & {"hf-tti", "hf_tti"}
-    return os.getppid() if is_sweep or names & _LAUNCHERS else None
 
 
 def with_deaf_workers(loader: DataLoader) -> DataLoader:

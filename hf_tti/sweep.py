@@ -199,7 +199,7 @@ class Sweep:
         finally:
             self._status.close()
             for item in running:
-                signal_run(item.process.pid, item.process.args, signal.SIGTERM)
+                signal_run(item.process.pid, signal.SIGTERM)
             for item in running:
                 item.process.wait()
                 wait_for_group(item.process.pid)

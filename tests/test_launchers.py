@@ -5,7 +5,6 @@ whose time is up saves, is queued again and finishes.
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -17,8 +16,7 @@ import yaml
 from fakes import slurm
 from hf_tti import cli, launchers
 from hf_tti.errors import UserError
-from hf_tti.launchers import Accelerate, minutes, slurm_parameters
-from hf_tti.processes import LAUNCH_MODULE, signal_run, start, wait_for_group
+from hf_tti.launchers import minutes, slurm_parameters
 from hf_tti.sweep import LOG_FILE, PlannedRun, plan
 from tiny_runs import write_recipe
 
@@ -41,12 +39,6 @@ if how == "long" and not (folder / "saved").exists():
     (folder / "training").touch()
     time.sleep(600)
 (folder / "result.json").write_text(json.dumps({"metrics": {"eval_perplexity": 2.0}}))
-"""
-# What is to accelerate's launcher as _RUN is to a run: ranks in sessions of their own, nothing done about signals.
-_LAUNCHER = """
-import subprocess, sys
-command = [sys.executable, "-c", *sys.argv[2:]]
-sys.exit(subprocess.call(command, start_new_session=True))
 """
 NAMES = ["tiny-seed1", "tiny-seed2"]
 LOCAL_JOBS = ("--launcher", "submitit", "--cluster", "local")
@@ -124,19 +116,27 @@ def write_done(recipe: Path, name: str) -> None:
     (run.folder.path / "result.json").write_text(json.dumps({"metrics": {"eval_perplexity": 2.0}}))
 
 
-def test_accelerate_launches_the_command_of_the_run_with_its_own_options_first(recipe, tmp_path):
-    run = plan([recipe], [], tmp_path / "runs")[0]
-    command = Accelerate(num_processes=2).command(run)
-    assert command[:3] == [sys.executable, "-m", "accelerate.commands.launch"]
-    assert command[-len(run.command) + 1 :] == run.command[1:]
-    options = command[3 : -len(run.command) + 1]
-    assert "--multi_gpu" in options and options[options.index("--num_processes") + 1] == "2"
-    assert "--multi_gpu" not in Accelerate(num_processes=1).command(run)
+@pytest.mark.parametrize("flags", [["--num-processes", "2"], ["--num-processes", "2", "--accelerate-config", "FILE"]])
+def test_several_processes_are_asked_for_in_the_command_of_the_run(recipe, tmp_path, capsys, flags):
     config = tmp_path / "accelerate.yaml"
-    config.write_text("num_machines: 1\nmain_process_port: 29700\n")
-    given = Accelerate(config, 4).command(run)
-    assert given[3:7] == ["--config_file", str(config), "--num_processes", "4"]
-    assert "--main_process_port" not in given and "--main_process_port" in options
+    config.write_text("num_machines: 1\n")
+    flags = [flag.replace("FILE", str(config)) for flag in flags]
+    assert sweep(recipe, "--print-commands") == 0
+    alone = capsys.readouterr().out.splitlines()
+    assert sweep(recipe, "--print-commands", "--launcher", "accelerate", *flags) == 0
+    assert capsys.readouterr().out.splitlines() == [f"{line} {shlex.join(flags)}" for line in alone]
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+def test_accelerate_without_more_is_as_accelerate_is_configured(recipe, tmp_path, capsys, monkeypatch, is_written):
+    config = tmp_path / "default_config.yaml"
+    if is_written:
+        config.write_text("num_machines: 1\n")
+    monkeypatch.setattr("accelerate.commands.config.config_args.default_config_file", str(config))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    assert sweep(recipe, "--print-commands", "--launcher", "accelerate") == 0
+    flags = f"--accelerate-config {config}" if is_written else "--num-processes 3"
+    assert all(line.endswith(f"--resume {flags}") for line in capsys.readouterr().out.splitlines())
 
 
 def test_wandb_prints_the_definition_and_starts_nothing(recipe, capsys):
@@ -228,18 +228,6 @@ def test_two_processes_train_one_run_through_accelerate(tmp_path, monkeypatch, c
     assert "1 of 1 runs finished" in capsys.readouterr().out
     assert sweep(recipe, "--launcher", "accelerate", "--num-processes", "2") == 0
     assert "already finished" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
-def test_a_signal_is_for_the_ranks_and_not_for_their_launcher(tmp_path, number):
-    argv = [sys.executable, "-c", _LAUNCHER, LAUNCH_MODULE, _RUN, str(tmp_path), "", "long"]
-    with open(tmp_path / LOG_FILE, "wb") as log:
-        process = start(argv, log)
-    wait_for(tmp_path / "training")
-    signal_run(process.pid, argv, number)
-    process.returncode = wait_for_group(process.pid)
-    assert (tmp_path / "saved").read_text() == number.name
-    assert process.returncode == 128 + number  # the launcher lived to say so
 
 
 def test_submitit_trains_in_the_same_folders_and_does_only_what_is_left(recipe, how, capsys):

@@ -17,14 +17,16 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerState, TrainingArguments
 
+import hf_tti.processes
 import hf_tti.run
 import hf_tti.signals
 from hf_tti import checkpoints
 from hf_tti.evaluation import MetricAccumulator
+from hf_tti.processes import launcher
 from hf_tti.recipe import expand_sweep, load_recipe
 from hf_tti.run import train_run
 from hf_tti.run_folder import RunFolder
-from hf_tti.signals import SIGNALS, StopOnSignal, Stopped, evaluation_is_missing, launcher
+from hf_tti.signals import SIGNALS, LeftAlone, StopOnSignal, Stopped, evaluation_is_missing
 from hf_tti.trainer import InterpTrainer
 from tiny_runs import write_recipe
 
@@ -183,6 +185,8 @@ JUDGED = {  # training, callbacks, number of the evaluation in which the signal 
         2,
     ),
     "that becomes the best and is saved as such": ({**LATER_IS_BETTER, "save_strategy": "best"}, {}, 2),
+    "that becomes the best where nothing is saved": ({**BEST, "max_steps": 8, "eval_steps": 2, "save_steps": 4}, {}, 1),
+    "after one at the start": ({**BEST, "max_steps": 6, "eval_on_start": True}, {}, 2),
     "from which patience counts": ({**BEST, "max_steps": 12}, {"early_stopping": {"patience": 2}}, 1),
     "that ends training": ({**BEST, "max_steps": 12}, {"early_stopping": {"patience": 1}}, 2),
     "that lowers the learning rate": (
@@ -275,8 +279,26 @@ COMMANDS = {
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_parent_is_a_launcher_by_its_command(monkeypatch, command):
-    monkeypatch.setattr(hf_tti.signals.psutil.Process, "cmdline", lambda self: command.split())
+    monkeypatch.setattr(hf_tti.processes.psutil.Process, "cmdline", lambda self: command.split())
     assert launcher() == (os.getppid() if COMMANDS[command] else None)
+
+
+GONE = {  # what torch says when a process of the group has died, and what says something else
+    "[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:16776.": True,
+    "[gloo/transport/tcp/pair.cc:553] Read error [127.0.0.1]:16776: Connection reset by peer": True,
+    "ncclRemoteError: A call failed possibly due to a network error or a remote process exited prematurely.": True,
+    "mat1 and mat2 shapes cannot be multiplied": False,
+}
+
+
+@pytest.mark.parametrize("said", GONE)
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_process_that_another_one_left_alone_ends_with_a_line(said, world_size):
+    expected = LeftAlone if GONE[said] and world_size > 1 else RuntimeError
+    with pytest.raises(Exception) as caught, StopOnSignal(world_size).listening():
+        raise RuntimeError(said)
+    assert caught.type is expected
+    assert caught.type is not LeftAlone or caught.value.exit_code == 137
 
 
 LAUNCHER = """\

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_tti.commands.base import INTERRUPTED, positive, set_argument
+from hf_tti.commands.training import several_arguments
 from hf_tti.console import complain, say
 from hf_tti.errors import UserError
 
@@ -32,11 +33,9 @@ def sweep_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--launcher",
         choices=("local", "accelerate", "submitit"),
-        help="processes here (default), accelerate launch, or one SLURM job a run",
+        help="processes here (default), several of them a run by accelerate, or one SLURM job a run",
     )
-    several = parser.add_argument_group("processes of a run (accelerate, submitit)")
-    several.add_argument("--num-processes", type=positive, metavar="N", help="default: as accelerate is configured")
-    several.add_argument("--accelerate-config", type=Path, metavar="FILE", help="for accelerate launch")
+    several_arguments(parser, "processes of a run (accelerate, submitit)")
     queue = parser.add_argument_group("jobs (submitit)")
     queue.add_argument(
         "--slurm",
@@ -90,13 +89,14 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _command(arguments: argparse.Namespace) -> Command:
-    """What trains a run: itself alone, or `accelerate launch` around it."""
-    several = arguments.num_processes is not None or arguments.accelerate_config is not None
-    if arguments.launcher == "accelerate" or several:
-        from hf_tti.launchers import Accelerate
+    """What trains a run, on one process or several."""
+    given = arguments.num_processes is not None or arguments.accelerate_config is not None
+    if not given and arguments.launcher != "accelerate":
+        return lambda run: run.command
+    from hf_tti.launch import Accelerate, as_configured
 
-        return Accelerate(arguments.accelerate_config, arguments.num_processes).command
-    return lambda run: run.command
+    several = Accelerate(arguments.accelerate_config, arguments.num_processes) if given else as_configured()
+    return lambda run: [*run.command, *several.flags]
 
 
 def _show(runs: Sequence[PlannedRun], command: Command, arguments: argparse.Namespace) -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_tti.commands.base import recipe_arguments, set_argument
+from hf_tti.commands.base import positive, recipe_arguments, set_argument
 from hf_tti.console import say
 from hf_tti.errors import UserError, did_you_mean
 
@@ -21,6 +22,27 @@ def train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--elastic", action="store_true", help="resume with other processes or batch, the global batch being equal"
     )
+    several_arguments(parser)
+
+
+def several_arguments(parser: argparse.ArgumentParser, title: str = "several processes") -> None:
+    group = parser.add_argument_group(title)
+    group.add_argument("--num-processes", type=positive, metavar="N", help="default: the configuration's")
+    group.add_argument("--accelerate-config", type=Path, metavar="FILE", help="as `accelerate config` writes it")
+
+
+def _is_several(arguments: argparse.Namespace) -> bool:
+    return arguments.accelerate_config is not None or (arguments.num_processes or 1) > 1
+
+
+def _launch(arguments: argparse.Namespace) -> int:
+    """The same command on several processes, each without the arguments that ask for them."""
+    from hf_tti.launch import Accelerate, launch
+
+    ours = argparse.ArgumentParser(add_help=False)
+    several_arguments(ours)
+    training = ours.parse_known_args(shlex.split(arguments.command_line)[1:])[1]
+    return launch(Accelerate(arguments.accelerate_config, arguments.num_processes), training)
 
 
 def _which_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,8 +55,10 @@ def _which_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run-dir", type=Path, metavar="DIR", help="default: runs/<experiment>/<run>")
 
 
-def _which_run(arguments: argparse.Namespace) -> tuple[Recipe, Path]:
-    """The run that is meant, and its folder."""
+def _which_run(arguments: argparse.Namespace, *, is_launcher: bool = False) -> tuple[Recipe, Path]:
+    """The run that is meant, and its folder. Where it is the first of several, a launcher leaves that to its ranks to
+    say.
+    """
     from hf_tti.recipe import expand_sweep, load_recipe
     from hf_tti.run_folder import default_run_dir
 
@@ -44,13 +68,15 @@ def _which_run(arguments: argparse.Namespace) -> tuple[Recipe, Path]:
         raise UserError(
             f"--run {name}: {arguments.recipe} has no such run{did_you_mean(name, runs)}: " + ", ".join(runs)
         )
-    if len(runs) > 1 and arguments.run_name is None:
+    if len(runs) > 1 and arguments.run_name is None and not is_launcher:
         say(f"{arguments.recipe} stands for {len(runs)} runs; taking the first (hf-tti sweep trains them all)")
     return runs[name], arguments.run_dir or default_run_dir(runs[name])
 
 
 def train(arguments: argparse.Namespace) -> int:
-    recipe, run_dir = _which_run(arguments)
+    recipe, run_dir = _which_run(arguments, is_launcher=_is_several(arguments))
+    if _is_several(arguments):
+        return _launch(arguments)
     from hf_tti.run import train_run
 
     train_run(
@@ -84,6 +110,7 @@ def resume_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only say what would happen")
     parser.add_argument("--elastic", action="store_true", help="with other processes, the global batch being equal")
     set_argument(parser)
+    several_arguments(parser)
 
 
 def run_argument(parser: argparse.ArgumentParser) -> None:
@@ -93,10 +120,13 @@ def run_argument(parser: argparse.ArgumentParser) -> None:
 def resume(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return verify(arguments)
-    from hf_tti.run import train_run
     from hf_tti.run_folder import RunFolder
 
     recipe = RunFolder(arguments.folder).recipe(arguments.overrides)
+    if _is_several(arguments):
+        return _launch(arguments)
+    from hf_tti.run import train_run
+
     train_run(recipe, arguments.folder, resume=True, elastic=arguments.elastic, command=arguments.command_line)
     return 0
 

@@ -1,9 +1,10 @@
 """SIGTERM, SIGINT and SIGUSR1 to the launcher, a rank or every process of a training, in a step, an evaluation, a save.
 
-    python tests/faults/signals.py [--worlds 1 2] [--launchers none accelerate torchrun] [--only TEXT] [--same-launcher]
-Each cell is a real `accelerate launch`, `torchrun` or `hf-tti train` of a recipe with dropout, on CPU (gloo). It holds
-if within 20 s every process is gone, a checkpoint of the step verifies, and the training resumed by as many processes
-is bitwise one that nothing stopped: weights, optimizer, schedule, generators, ledger, stories and result.
+    python tests/faults/signals.py [--worlds 1 2] [--launchers none hf-tti accelerate torchrun] [--only TEXT ...]
+Each cell is a real `hf-tti train`, alone or with --num-processes (`hf-tti`), `accelerate launch` or `torchrun`, of a
+recipe with dropout, on CPU (gloo). It holds if within 20 s every process is gone, a checkpoint of the step verifies,
+and the training resumed by as many processes is bitwise one that nothing stopped: weights, optimizer, schedule,
+generators, ledger, stories and result. `hf-tti` is held to its exit code, 128 + the signal, and one line as well.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,12 @@ LIMIT_S = 20  # for a stop
 PATIENCE_S = 60  # before a process counts as hung
 SETTLE_S = 0.3  # for a signal to travel, while the ranks stay where they are
 STEPS = 6
+ONE_PROCESS = "{compute_environment: LOCAL_MACHINE, distributed_type: 'NO', num_machines: 1, use_cpu: true}"
 PLACES = {"step": "step:2", "evaluation": "evaluation:2", "save": "save:4"}  # place:steps done
 STOPPED_AT = {"step": 3, "evaluation": 2, "save": 5}
 SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")
 TARGETS = ("launcher", "rank", "group")
-LAUNCHERS = ("none", "accelerate", "torchrun")
+LAUNCHERS = ("none", "hf-tti", "accelerate", "torchrun")
 TRAINING = {
     "max_steps": STEPS,
     "gradient_accumulation_steps": 2,
@@ -58,7 +60,7 @@ TRAINING = {
 class Cell:
     """One training that is stopped once."""
 
-    launcher: str  # "none", "accelerate" or "torchrun"
+    launcher: str  # of LAUNCHERS
     world: int
     place: str
     target: str
@@ -85,6 +87,9 @@ def command(launcher: str, world: int, program: list[str]) -> list[str]:
     """argv of a program (`-m hf_tti train ...`) under a launcher, as README and recipes/accelerate say it."""
     if launcher == "none":
         return [sys.executable, *program]
+    if launcher == "hf-tti":
+        one = ["--accelerate-config", "one.yaml"] if world == 1 else []  # else it would train in this very process
+        return [sys.executable, *program, "--num-processes", str(world), *one]
     if launcher == "torchrun":
         return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}", *program]
     config = FAULTS.parents[1] / "recipes" / "accelerate" / "cpu.yaml"
@@ -103,6 +108,7 @@ def begin_program(
     base: Path, run_dir: Path, launcher: str, world: int, program: list[str], wanted: str | None = None
 ) -> Job:
     """Start a program in a session of its own."""
+    (base / "one.yaml").write_text(ONE_PROCESS)
     places = base / f"{run_dir.name}.places{'' if wanted else '.resumed'}"
     places.mkdir()
     environment = {
@@ -209,7 +215,7 @@ def stop(base: Path, run_dir: Path, cell: Cell) -> dict[str, Any]:
     return {
         "seconds": None if seconds is None else round(time.monotonic() - begun, 2),
         "exit_code": job.process.returncode,
-        "said": sum("stopped" in line for line in said.splitlines()),
+        "said": sum("stopped" in line or "was ended by" in line for line in said.splitlines()),
         "tracebacks": said.count("Traceback (most recent call last)"),
         "checkpoints": {path.name: problems_of(path) for path in checkpoints_of(run_dir)},
     }
@@ -242,13 +248,17 @@ def measure_cell(base: Path, cell: Cell, expected: dict[str, Any], same_launcher
     found = stop(base, run_dir, cell)
     found["resumed"] = resume(base, run_dir, cell) if same_launcher else finish(base, run_dir, cell.world)
     found["differs"] = differences(expected, outcome(run_dir)) if found["resumed"] == 0 else None
-    newest = f"checkpoint-{STOPPED_AT[cell.place]}"
+    number = signal.Signals[cell.signal]
+    dies = number == signal.SIGKILL  # the launcher, or a rank, after which there is no agreement and no checkpoint
+    code = -number if dies and cell.target == "launcher" else 128 + number
+    found["clean"] = found["exit_code"] == code and not found["tracebacks"]
+    saved = dies and cell.target == "rank" or found["checkpoints"].get(f"checkpoint-{STOPPED_AT[cell.place]}") == []
     found["holds"] = (
         found["said"] == 1
         and found["seconds"] is not None
         and found["seconds"] <= LIMIT_S
-        and found["exit_code"] != 0
-        and found["checkpoints"].get(newest) == []
+        and (found["clean"] if cell.launcher == "hf-tti" else found["exit_code"] != 0)
+        and saved
         and found["differs"] == []
     )
     return found
@@ -262,6 +272,8 @@ def cells(worlds: list[int], launchers: list[str]) -> Iterator[Cell]:
                 for place in PLACES:
                     for target in ("rank",) if launcher == "none" else TARGETS:
                         yield Cell(launcher, world, place, target, name)
+            if launcher == "hf-tti":
+                yield from (Cell(launcher, world, place, of, "SIGKILL") for place in PLACES for of in TARGETS[:2])
 
 
 def reference(base: Path, world: int) -> dict[str, Any]:
@@ -272,15 +284,17 @@ def reference(base: Path, world: int) -> dict[str, Any]:
     return outcome(run_dir)
 
 
-def measure(worlds: list[int], launchers: list[str], only: str = "", same_launcher: bool = False) -> dict[str, Any]:
-    """The figures of the cells whose name has `only` in it."""
+def measure(
+    worlds: list[int], launchers: list[str], only: Sequence[str] = ("",), same_launcher: bool = False
+) -> dict[str, Any]:
+    """The figures of the cells whose name has one of `only` in it."""
     figures: dict[str, Any] = {"cells": 0, "hold": 0, "slowest_s": 0.0, "failed": {}}
     with tempfile.TemporaryDirectory() as temporary:
         base = Path(temporary)
         write_recipe(base, training=TRAINING, callbacks={"places:Announce": {}})
         expected = {world: reference(base, world) for world in worlds}
         for cell in cells(worlds, launchers):
-            if only not in str(cell):
+            if not any(text in str(cell) for text in only):
                 continue
             found = measure_cell(base, cell, expected[cell.world], same_launcher)
             figures["cells"] += 1
@@ -296,7 +310,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--worlds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--launchers", nargs="+", default=["none", "accelerate"], choices=LAUNCHERS)
-    parser.add_argument("--only", default="", metavar="TEXT", help="cells whose name has it")
+    parser.add_argument("--only", nargs="+", default=[""], metavar="TEXT", help="cells whose name has one of them")
     parser.add_argument("--same-launcher", action="store_true", help="resume by the launcher, not by forks: slower")
     options = parser.parse_args()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background a shell may have it ignored
