@@ -32,9 +32,16 @@ class EvaluatingTrainer(SavingTrainer):
     def _new_accumulator(self) -> MetricAccumulator:
         return MetricAccumulator(self.model, self.interp_metrics, max_batches=self.args.metric_batches, **self._masking)
 
-    def _get_dataloader(self, *args, **kwargs):
-        """Stock, with workers that outlast a signal to the whole job."""
-        return with_deaf_workers(super()._get_dataloader(*args, **kwargs))
+    def _get_dataloader(self, *args, is_training=False, **kwargs):
+        """Stock, with workers that outlast a signal to the whole job, and all rows of an evaluation: stock leaves out its
+        last batch as well where training does (`dataloader_drop_last`).
+        """
+        drops = self.args.dataloader_drop_last
+        try:
+            self.args.dataloader_drop_last = drops and is_training
+            return with_deaf_workers(super()._get_dataloader(*args, is_training=is_training, **kwargs))
+        finally:
+            self.args.dataloader_drop_last = drops
 
     def evaluation_loop(
         self,

@@ -528,3 +528,17 @@ def test_reentrant_checkpointing_is_refused_wherever_it_was_turned_on(tmp_path):
     model.gradient_checkpointing_disable()
     model.gradient_checkpointing_enable({"use_reentrant": False})
     InterpTrainer(model, arguments(tmp_path), objectives=objectives, train_dataset=rows())
+
+
+@pytest.mark.parametrize("count", [3, 5])  # fewer than a batch of four, and one more
+def test_an_evaluation_sees_every_row_where_training_drops_its_last_batch(tmp_path, count):
+    def evaluation(**changes):
+        trainer = InterpTrainer(
+            tiny_model(), arguments(tmp_path, **changes), train_dataset=rows(10), eval_dataset=rows(count)
+        )
+        assert len(trainer.get_train_dataloader()) == 10 // 4 + (not changes)
+        return {
+            name: value for name, value in trainer.evaluate().items() if "per_second" not in name and "time" not in name
+        }
+
+    assert evaluation(dataloader_drop_last=True) == evaluation()
