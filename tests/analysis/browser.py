@@ -62,13 +62,15 @@ def open_page(path: str | Path, *, width: int = 1280, height: int = 900, dark: b
 
 
 class Page:
-    """One tab. `errors`: what went wrong in it so far; `requests`: every address that it asked for."""
+    """One tab, in a profile of its own. `errors`: what went wrong in it so far; `requests`: every address that it asked for."""
 
     def __init__(self, browser: "_Browser", width: int, height: int, dark: bool):
         self.errors: list[str] = []
         self.requests: list[str] = []
         self._browser = browser
-        self._target = browser.call("Target.createTarget", url="about:blank")["targetId"]
+        self._context = browser.call("Target.createBrowserContext")["browserContextId"]  # with a storage of its own
+        target = browser.call("Target.createTarget", url="about:blank", browserContextId=self._context)
+        self._target = target["targetId"]
         self._session = browser.call("Target.attachToTarget", targetId=self._target, flatten=True)["sessionId"]
         browser.listeners[self._session] = self._hear
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -81,9 +83,15 @@ class Page:
     def go(self, url: str) -> None:
         self._load("Page.navigate", url=url)
 
-    def reload(self) -> None:
-        """Unlike `go`, in the same process, which sees what the page has just put into its storage."""
-        self._load("Page.reload")
+    def reload_until(self, condition: str) -> None:
+        """Reloads until a JavaScript condition holds: Chromium may take a moment to show a new document what the one
+        before it has put into the storage.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            self._load("Page.reload")
+            if self.evaluate(condition) or time.monotonic() > deadline:
+                return
 
     def _load(self, method: str, **parameters) -> None:
         self._loaded = False
@@ -135,6 +143,7 @@ class Page:
 
     def close(self) -> None:
         self._browser.call("Target.closeTarget", targetId=self._target)
+        self._browser.call("Target.disposeBrowserContext", browserContextId=self._context)
         self._browser.listeners.pop(self._session, None)
 
     def _call(self, method: str, **parameters):

@@ -150,8 +150,6 @@ def opened(page):
     if browser.find_chromium() is None:
         pytest.skip("no chromium")
     with browser.open_page(page) as opened:
-        opened.evaluate("localStorage.clear()")
-        opened.go(page.as_uri())
         yield opened
 
 
@@ -190,7 +188,7 @@ def test_an_export_is_read_again_by_the_agreement(opened, page, tmp_path):
 
 def test_what_was_done_is_there_after_a_reload(opened):
     opened.press("1", "1")
-    opened.reload()
+    opened.reload_until("document.querySelector('h2').innerText === 'Item 3'")
     assert opened.text("h2") == "Item 3"
     assert opened.text(".count").startswith("2 of")
 
