@@ -76,6 +76,18 @@ class InterpTrainingArguments(TrainingArguments):
                 f"hub_strategy: {self.hub_strategy.value} has the stock Trainer push checkpoints with pickled "
                 "arguments; use end, or `hf-tti push`"
             )
+        for name in ("bf16_full_eval", "fp16_full_eval"):
+            if getattr(self, name):
+                raise UserError(
+                    f"{name}: leaves the model in half precision, and so it would be trained on and saved; "
+                    "bf16 and fp16 evaluate with autocast"
+                )
+        if self.dataloader_persistent_workers:
+            # Those of one epoch do not draw a seed at the next. After a resume that loader is new, and does.
+            raise UserError(
+                "dataloader_persistent_workers: a resumed run would draw other random numbers than one that nothing "
+                "stopped; workers start anew at each epoch"
+            )
         if self.save_total_limit == 1:  # stock would delete all but the best before the run has ended
             self.save_total_limit = KEPT_AT_LEAST
         if self.data_seed is None:

@@ -1,6 +1,7 @@
 """Checkpoints that are whole or not there: staged, listed with digests in a manifest written last, renamed into place.
 
     .saving-<step>/                 being written; never read
+    final/                          the model that a run ends with, in the same way; .saving-final/, .replaced-final/
     checkpoint-<step>/              files, and manifest.json: sha256 and size of each, the step, what the run was
     .replaced-checkpoint-<step>/    on its way out for a newer one of the same step; put back if that did not arrive
     .removing-checkpoint-<step>/    rotated out
@@ -23,6 +24,7 @@ from typing import Any
 from hf_tti.errors import UserError
 
 MANIFEST = "manifest.json"
+FINAL = "final"
 FORMAT_VERSION = 1
 KEPT_AT_LEAST = 2
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -59,8 +61,8 @@ class Manifest:
 # ---- Writing -----------------------------------------------------------------------------------
 
 
-def staging_folder(run_dir: Path, step: int) -> Path:
-    """An empty folder to write a checkpoint into; what an interrupted save left there is removed."""
+def staging_folder(run_dir: Path, step: int | str) -> Path:
+    """An empty folder to write a checkpoint into, or `final`; what an interrupted save left there is removed."""
     clear_leftovers(run_dir)
     folder = run_dir / f"{_SAVING}{step}"
     folder.mkdir(parents=True)
@@ -70,7 +72,7 @@ def staging_folder(run_dir: Path, step: int) -> Path:
 
 def clear_leftovers(run_dir: Path) -> None:
     """Ends what an interrupted save began: a checkpoint that it moved away comes back, its own half is removed."""
-    for left in run_dir.glob(f"{_REPLACED}checkpoint-*"):
+    for left in [*run_dir.glob(f"{_REPLACED}checkpoint-*"), *run_dir.glob(f"{_REPLACED}{FINAL}")]:
         place = run_dir / left.name.removeprefix(_REPLACED)
         if place.exists():
             _remove(left)
@@ -83,7 +85,7 @@ def clear_leftovers(run_dir: Path) -> None:
 
 
 def publish(staged: Path, place: Path, *, step: int, facts: Mapping[str, Any]) -> None:
-    """Turn a staged folder into the checkpoint at `place`: manifest last, everything flushed to disk, one rename."""
+    """Turn a staged folder into what is to be at `place`: manifest last, everything flushed to disk, one rename."""
     files = {}
     for path in _files_below(staged):
         _flush(path)
@@ -116,7 +118,7 @@ def rotate(run_dir: Path, *, limit: int | None, keep: Path | None = None) -> Non
     """
     if limit is None:
         return
-    valid = [path for path in checkpoints_of(run_dir) if _is_still_whole(path)]
+    valid = [path for path in checkpoints_of(run_dir) if is_still_whole(path)]
     for path in valid[: -max(limit, KEPT_AT_LEAST)]:
         if keep is None or path.resolve() != keep.resolve():
             removing = path.with_name(f"{_REMOVING}{path.name}")
@@ -193,7 +195,8 @@ def _file_problems(folder: Path, manifest: Manifest) -> Iterator[str]:
             yield f"{path}: its content has changed since it was written"
 
 
-def _is_still_whole(folder: Path) -> bool:
+def is_still_whole(folder: Path) -> bool:
+    """Whether a folder verifies. What this process wrote or verified, and nobody touched since, is not read again."""
     place, states = folder.resolve(), _states(folder)
     if folder.is_symlink() or _found_whole.get(place) != states:
         if problems_of(folder):

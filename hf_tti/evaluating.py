@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import IntervalStrategy
 
 from hf_tti.evaluation import MetricAccumulator
 from hf_tti.metrics.base import Metric
+from hf_tti.sampling import SeededLengthSampler, streams_dealt_out
 from hf_tti.saving import SavingTrainer, generator_states, set_generator_states
-from hf_tti.signals import BrokenOff, due_after, evaluation_is_missing, with_deaf_workers
+from hf_tti.signals import BrokenOff, due_after, evaluation_is_missing, is_evaluation, with_deaf_workers
 
 
 class EvaluatingTrainer(SavingTrainer):
@@ -23,6 +25,7 @@ class EvaluatingTrainer(SavingTrainer):
     _accumulator: MetricAccumulator | None = None  # of the evaluation that is going on
     _resumed_from: str | None = None  # until it is known whether an evaluation is missing there
     _after_evaluation: Mapping[str, Any] | None = None  # generators, where one was
+    _epoch = 0  # that is trained
 
     @property
     def _masking(self) -> dict[str, Any]:
@@ -33,8 +36,8 @@ class EvaluatingTrainer(SavingTrainer):
         return MetricAccumulator(self.model, self.interp_metrics, max_batches=self.args.metric_batches, **self._masking)
 
     def _get_dataloader(self, *args, is_training=False, **kwargs):
-        """Stock, with workers that outlast a signal to the whole job, and all rows of an evaluation: stock leaves out its
-        last batch as well where training does (`dataloader_drop_last`).
+        """Stock, with workers that outlast a signal to the whole job, and all rows of an evaluation: stock leaves out
+        its last batch as well where training does (`dataloader_drop_last`).
         """
         drops = self.args.dataloader_drop_last
         try:
@@ -42,6 +45,19 @@ class EvaluatingTrainer(SavingTrainer):
             return with_deaf_workers(super()._get_dataloader(*args, is_training=is_training, **kwargs))
         finally:
             self.args.dataloader_drop_last = drops
+
+    def _get_train_sampler(self, *args, **kwargs):
+        """Stock; rows grouped by length in an order that the seed and the epoch decide."""
+        return self._seeded(super()._get_train_sampler(*args, **kwargs), lambda: self._epoch)
+
+    def _get_eval_sampler(self, *args, **kwargs):
+        """Stock; rows grouped by length in one order for all evaluations."""
+        return self._seeded(super()._get_eval_sampler(*args, **kwargs), lambda: 0)
+
+    def _seeded(self, sampler, epoch):
+        if not isinstance(sampler, LengthGroupedSampler):
+            return sampler
+        return SeededLengthSampler(sampler, self.args.data_seed, self.args.world_size, epoch)
 
     def evaluation_loop(
         self,
@@ -54,9 +70,10 @@ class EvaluatingTrainer(SavingTrainer):
         """Stock, plus the metrics; `eval_loss` is the token mean of cross-entropy and nothing else."""
         self._accumulator = self._new_accumulator()
         try:
-            output = super().evaluation_loop(
-                dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
-            )
+            with streams_dealt_out():
+                output = super().evaluation_loop(
+                    dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix
+                )
         finally:
             accumulator, self._accumulator = self._accumulator, None
         accumulator.gather()
@@ -71,6 +88,8 @@ class EvaluatingTrainer(SavingTrainer):
             super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *args, **kwargs)
         except BrokenOff:
             set_generator_states(before)
+            step, log = self.state.global_step, self.state.log_history  # of several data sets some had their line
+            self.state.log_history = [line for line in log if not is_evaluation(line, step)]
             self._save_checkpoint(model, trial)
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
             raise
@@ -94,9 +113,11 @@ class EvaluatingTrainer(SavingTrainer):
 
     def _run_epoch(self, **kwargs):
         """Stock, after the evaluation that a stop left out, which may end training."""
+        self._epoch = kwargs["epoch"]
         loop = kwargs["trial"], kwargs["epoch"], kwargs["ignore_keys_for_eval"], kwargs["start_time"]
         if not self._make_up_evaluation(*loop):
-            super()._run_epoch(**kwargs)
+            with streams_dealt_out():
+                super()._run_epoch(**kwargs)
         elif self.args.eval_strategy == IntervalStrategy.STEPS:
             self.control = self.callback_handler.on_epoch_end(self.args, self.state, self.control)
             self._maybe_log_save_evaluate(self._tr_loss, None, kwargs["model"], *loop)

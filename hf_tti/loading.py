@@ -21,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from hf_tti.errors import UserError, did_you_mean
 from hf_tti.own_files import check_links, check_model, check_run_links
-from hf_tti.published import NotOnHub, open_repo, published_recipe
+from hf_tti.published import NotOnHub, hub_name, open_repo, published_recipe
 from hf_tti.recipe import Recipe, load_recipe
 from hf_tti.report import REPORT_DIR
 from hf_tti.run_folder import RECIPE_FILE, RESULT_FILE, RUN_FILE, RunFolder
@@ -65,6 +65,8 @@ def find_checkpoint(given: str | Path, revision: str | None = None) -> Checkpoin
     Raises:
         UserError: nothing there, no model in it, an unfinished run, `revision` of a folder.
     """
+    if not str(given).strip():
+        raise UserError(f"{given!r}: an empty name; name a run folder, a folder with config.json, or a Hub id")
     path = Path(given)
     if not path.exists():
         return _on_hub(str(given), revision)
@@ -84,10 +86,11 @@ def find_checkpoint(given: str | Path, revision: str | None = None) -> Checkpoin
 def _of_run(path: Path) -> Checkpoint:
     check_run_links(path)
     folder = RunFolder(path)
-    if folder.result() is None or not (folder.final / "config.json").is_file():
+    if folder.result() is None:
         newest = folder.newest_checkpoint()
         hint = f"finish it with --resume, or name {newest}" if newest else "train it first"
         raise UserError(f"{path}: holds an unfinished run; {hint}")
+    folder.check_final()
     name = (folder.record() or {}).get("name") or path.resolve().name
     return Checkpoint(str(path), str(folder.final), name, step=_num_steps(folder), run=path, recipe=_recipe_of(path))
 
@@ -98,6 +101,7 @@ def _below_run(path: Path, run: Path) -> Checkpoint:
     name = (folder.record() or {}).get("name") or run.name
     step = _step_of_folder(path)
     if path.resolve() == folder.final and folder.result() is not None:
+        folder.check_final()
         step = _num_steps(folder)
     return Checkpoint(str(path), str(path), f"{name}-{path.resolve().name}", step=step, run=run, recipe=_recipe_of(run))
 
@@ -127,6 +131,8 @@ def _on_hub(given: str, revision: str | None) -> Checkpoint:
     no_folder = f"{given}: no such folder{did_you_mean(Path(given).name, nearby)}"
     if given.startswith((".", "/", "~")) or given.count("/") > 1:
         raise UserError(no_folder)
+    if (named := hub_name(given)) is not None and named[1] is not None:
+        raise UserError(f"{no_folder}; of the Hub name {named[0]} --revision {named[1]}")
     with _quiet():
         try:
             repo = open_repo(given, revision, first="config.json")

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from hf_tti.errors import UserError
 _OF_A_RUN = ("final", "report")  # folders of a run whose files are looked at one by one
 _SHARD = re.compile(r"[\w.-]+\.safetensors")
 _LONGEST_JSON = 64_000_000  # bytes
+_KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 
 
 def leads_out(path: Path, folder: Path) -> bool:
@@ -53,8 +54,9 @@ def check_model(source: str, revision: str | None = None) -> None:
     """What a model's own files may not say, of a folder or a Hub id: `from_pretrained` would do it.
 
     Raises:
-        UserError: a link out of the folder, a tokenizer's or a shard's file elsewhere, an attention kernel from the
-            Hub, an adapter; a Hub that cannot be reached, where the cache does not say what the model has.
+        UserError: a link out of the folder, a tokenizer's or a shard's file elsewhere, weights under a name of the
+            configuration's choice, an attention kernel from the Hub, an adapter; a Hub that cannot be reached, where
+            the cache does not say what the model has.
     """
     if os.path.isdir(source):
         check_links(Path(source), sorted(Path(source).rglob("*")))
@@ -73,10 +75,11 @@ def check_model(source: str, revision: str | None = None) -> None:
         raise UserError(
             f"{source}: adapter_config.json: an adapter to a model elsewhere; merge it into its model first"
         )
-    config = read("config.json")
-    for key in ("attn_implementation", "_attn_implementation", "experts_implementation"):
-        if "/" in str(config.get(key)):
-            raise UserError(f"{source}: config.json: {key}: {config[key]!r} is code on the Hub, which is not run")
+    for key, value in _pairs(read("config.json")):
+        if key == "transformers_weights":  # may be a pickle, or an index of files elsewhere
+            raise UserError(f"{source}: config.json: {key}: {value!r}; weights are read from model.safetensors alone")
+        if key in _KERNELS and "/" in str(value):
+            raise UserError(f"{source}: config.json: {key}: {value!r} is code on the Hub, which is not run")
     for shard in set(_values(read("model.safetensors.index.json").get("weight_map"))):
         if not _SHARD.fullmatch(str(shard)):
             raise UserError(f"{source}: model.safetensors.index.json: {shard!r} is no safetensors file beside it")
@@ -124,6 +127,18 @@ def _is_elsewhere(name: str, source: str) -> bool:
 
 def _values(value: Any) -> list[Any]:
     return list(value.values()) if isinstance(value, dict) else []
+
+
+def _pairs(config: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every key with its value, those of configurations inside it as well."""
+    left: list[Any] = [config]
+    while left:
+        item = left.pop()
+        if isinstance(item, dict):
+            yield from item.items()
+            left += item.values()
+        elif isinstance(item, list):
+            left += item
 
 
 def _json_object(path: Path, shown: str) -> dict[str, Any]:

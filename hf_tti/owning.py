@@ -18,7 +18,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from hf_tti.arguments import InterpTrainingArguments
 from hf_tti.errors import UserError
-from hf_tti.evaluating import EvaluatingTrainer
+from hf_tti.logging_window import WindowTrainer
 
 OBJECTIVES_FILE = "objectives.safetensors"
 SUBMODULE = "interp_objectives"
@@ -41,7 +41,7 @@ def _readable_weights(checkpoint: Path) -> Iterator[None]:
         raise UserError(f"{checkpoint}: its weights are of another model: {error}") from error
 
 
-class OwningTrainer(EvaluatingTrainer):
+class OwningTrainer(WindowTrainer):
     """A Trainer that measures plus `own`, the modules attached to the model for training only, by label."""
 
     args: InterpTrainingArguments

@@ -22,7 +22,7 @@ from hf_tti.arguments import InterpTrainingArguments
 from hf_tti.callbacks.metrics_jsonl import MetricsJsonl, clean
 from hf_tti.callbacks.progress_line import ProgressLine, evaluation_words
 from hf_tti.checkpoints import QUARANTINE, resumable
-from hf_tti.console import is_main_process, say
+from hf_tti.console import complain, is_main_process, say
 from hf_tti.data import DataConfig, PreparedData, prepare_data
 from hf_tti.errors import UserError
 from hf_tti.from_recipe import (
@@ -38,7 +38,7 @@ from hf_tti.provenance import git_commit, versions
 from hf_tti.recipe import Recipe
 from hf_tti.recipe.sections import HubSection, TrackingSection
 from hf_tti.redaction import masked, printable
-from hf_tti.run_end import final_metrics, keep_last_step, load_if_over, written
+from hf_tti.run_end import final_metrics, keep_last_step, load_if_over, save_final, written
 from hf_tti.run_figures import headline, num_parameters, tokens_per_step, tokens_seen
 from hf_tti.run_folder import (
     RECIPE_FILE,
@@ -46,6 +46,7 @@ from hf_tti.run_folder import (
     RUN_FILE,
     RunFolder,
     resolve_paths,
+    unwritable,
     write_json,
     write_text,
 )
@@ -84,13 +85,14 @@ def train_run(
     Args:
         recipe: one run, as `expand_sweep` gives it.
         run_dir: its folder; made where it is missing.
-        resume: go on from the newest checkpoint that is whole, if there is one.
+        resume: go on from the newest checkpoint that is whole, if there is one. So does a run whose result is there
+            and whose `final/` is missing or damaged.
         elastic: resume with other processes, batch or accumulation, if their product is the same.
         command: what the user typed, for the record.
 
     Raises:
         NoValidCheckpoint: `resume`, and there are checkpoints, of which none is whole.
-        UserError: a folder that holds something else, data or a model that does not fit, a tracker
+        UserError: a folder that holds something else or cannot be written, data or a model that does not fit, a tracker
             that is missing.
     """
     if recipe.sweep:
@@ -154,8 +156,11 @@ def _enter(
 ) -> dict[str, Any] | None:
     """The result where the run is finished; else keeps other processes out of the folder."""
     folder.check(recipe, resume=resume, elastic=elastic)
-    result = folder.result()
+    result = folder.finished()
     if result is None:
+        if folder.result() is not None:
+            folder.check_final_can_be_written_anew(resume=resume)
+            complain(f"{folder.final_problems()[0]}; it is written anew")
         check_hub(hub)
         stack.enter_context(folder.lock())
     return result
@@ -171,10 +176,10 @@ def _check_training(trainer: InterpTrainer) -> None:
 
 def record_run(folder: RunFolder, recipe: Recipe, data: PreparedData, command: str | None) -> None:
     """Makes the folder this run's, unless it is already. Until here a mistake leaves nothing behind."""
-    record = folder.record()
-    if record is not None and record["data_fingerprint"] != data.fingerprint:
+    record, begun_on = folder.record(), folder.data_fingerprint()
+    if record is not None and begun_on != data.fingerprint:
         raise UserError(
-            f"{folder.path} was begun on other data ({record['data_fingerprint'][:8]}) than this "
+            f"{folder.path} was begun on other data ({begun_on[:8]}) than this "
             f"({data.fingerprint[:8]}); give it the same, or name another folder with --run-dir"
         )
     if record is not None and (folder.path / RECIPE_FILE).is_file():
@@ -205,7 +210,13 @@ def record_run(folder: RunFolder, recipe: Recipe, data: PreparedData, command: s
 
 
 def _on_main(args: InterpTrainingArguments, work: Callable[[], Any]) -> Any:
-    return agreed(work if args.process_index == 0 else None, args.world_size)
+    def on_disk() -> Any:
+        try:
+            return work()
+        except OSError as error:
+            raise unwritable(error, Path(args.output_dir)) from error
+
+    return agreed(on_disk if args.process_index == 0 else None, args.world_size)
 
 
 def build_trainer(recipe: Recipe, args: InterpTrainingArguments, data: PreparedData) -> InterpTrainer:
@@ -257,7 +268,9 @@ def _train(
         raise _stopped(folder, trainer, stopper)
     if not math.isfinite(metrics.get("eval_loss", 0.0)):
         raise UserError(f"{folder.path}: eval_loss is {metrics['eval_loss']} at the end; nothing is saved as final")
-    trainer._everywhere(lambda: written(folder.final, lambda: trainer.save_model(str(folder.final))))
+    place = folder.path / RESULT_FILE
+    trainer._on_main(lambda: written(place, lambda: place.unlink(missing_ok=True)))  # of a final/ that was damaged
+    save_final(trainer, folder.final)
     result = {
         "name": recipe.run_name,
         "experiment": recipe.experiment,
@@ -274,7 +287,6 @@ def _train(
         "data_fingerprint": data.fingerprint,
         "versions": versions(),
     }
-    place = folder.path / RESULT_FILE
     trainer._on_main(lambda: written(place, lambda: write_json(place, result)))
     say(f"finished {folder.path}: {'  '.join(evaluation_words(metrics))}")
     return result

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from safetensors import SafetensorError
 from transformers import TrainerState
+from transformers.trainer_utils import align_special_tokens
 
 from hf_tti.callbacks.early_stopping import EarlyStopping
 from hf_tti.callbacks.metrics_jsonl import truncate_metrics
+from hf_tti.checkpoints import FINAL, clear_leftovers, publish, staging_folder
 from hf_tti.errors import UserError
 from hf_tti.run_folder import METRICS_FILE
 from hf_tti.signals import evaluation_is_missing
 from hf_tti.trainer import InterpTrainer
+
+Value = TypeVar("Value")
 
 
 def load_if_over(trainer: InterpTrainer, checkpoint: Path) -> bool:
@@ -35,6 +40,8 @@ def load_if_over(trainer: InterpTrainer, checkpoint: Path) -> bool:
     )
     if state.is_world_process_zero:
         truncate_metrics(Path(trainer.args.output_dir) / METRICS_FILE, state.global_step)
+    if trainer.processing_class is not None:
+        align_special_tokens(trainer.model, trainer.processing_class)  # as where training begins
     trainer._load_from_checkpoint(str(checkpoint))
     if trainer.args.load_best_model_at_end and state.best_model_checkpoint is not None:
         trainer._load_best_model()
@@ -73,14 +80,31 @@ def keep_last_step(trainer: InterpTrainer, checkpoint: Path) -> None:
             trainer._save_checkpoint(trainer.model_wrapped, None)
 
 
-def written(place: Path, work: Callable[[], object]) -> None:
-    """Does `work`, which writes `place`.
+def save_final(trainer: InterpTrainer, place: Path) -> None:
+    """The model that is loaded, whole at `place` or not there: published as a checkpoint is. Every rank calls.
+
+    Raises:
+        UserError: the disk refused; what was at `place` is there still.
+    """
+    try:
+        staged = trainer._on_main(lambda: written(place, lambda: staging_folder(place.parent, FINAL)))
+        trainer._everywhere(lambda: written(place, lambda: trainer.save_model(str(staged))))
+        step = trainer.state.global_step
+        trainer._on_main(lambda: written(place, lambda: publish(staged, place, step=step, facts={})))
+    except UserError:
+        if trainer.args.process_index == 0:
+            clear_leftovers(place.parent)
+        raise
+
+
+def written(place: Path, work: Callable[[], Value]) -> Value:
+    """The value of `work`, which writes `place`.
 
     Raises:
         UserError: the disk refused.
     """
     try:
-        work()
+        return work()
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
         raise UserError(

@@ -3,7 +3,7 @@
 recipe.yaml   the resolved recipe, under a comment header that says what made it
 run.json      digest of the recipe, versions, command, tracker; written before the first step
 metrics.jsonl, log.txt, stories.txt, checkpoint-<step>/, final/
-result.json   written last and atomically: the run is finished if and only if it is there
+result.json   written last and atomically: the run is finished if and only if it is there and final/ is whole
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_tti.checkpoints import newest_valid
+from hf_tti.checkpoints import FINAL, NoValidCheckpoint, newest_valid
 from hf_tti.errors import UserError
+from hf_tti.final_model import problems_of_final
 from hf_tti.own_files import check_run_links
 from hf_tti.recipe import Recipe, load_recipe
 from hf_tti.recipe.check import SWEPT_SECTIONS
+from hf_tti.redaction import secret_in
 
 RUN_FILE, RESULT_FILE, RECIPE_FILE, METRICS_FILE = (
     "run.json",
@@ -32,7 +34,18 @@ RUN_FILE, RESULT_FILE, RECIPE_FILE, METRICS_FILE = (
     "metrics.jsonl",
 )
 
-
+# key -> types of its value, in files that another process, or a failing disk, may have changed
+_TEXT_OR_NONE = (str, type(None))
+_OF_RECORD: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("name", "digest", "data_fingerprint", "recipe", "tracker_run_id"), (str,)),
+    **dict.fromkeys(("experiment", "command", "git_commit"), _TEXT_OR_NONE),
+    "versions": (dict,),
+}
+_OF_RESULT: dict[str, tuple[type, ...]] = {
+    "metrics": (dict,),
+    **dict.fromkeys(("num_steps", "num_train_tokens", "num_parameters"), (int,)),
+    "wall_seconds": (int, float),
+}
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}")
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # of write_text, left by a process that was killed
 ELASTIC = ("training.per_device_train_batch_size", "training.gradient_accumulation_steps")
@@ -48,6 +61,9 @@ def resolve_paths(recipe: Recipe) -> Recipe:
 
     A path starts from the recipe's folder; a name that is no path there stays as it is. A
     pretrained model brings its own tokenizer unless `data:` names one.
+
+    Raises:
+        UserError: such a path holds a secret, which the run's files would then hold.
     """
     base = recipe.path.parent.resolve()
 
@@ -61,6 +77,10 @@ def resolve_paths(recipe: Recipe) -> Recipe:
     if model.get("pretrained") and not data.get("vocab_size"):
         data.setdefault("tokenizer", model["pretrained"])
     evaluation = {key: absolute(value) if key == "labels" else value for key, value in recipe.evaluation.items()}
+    for section, values in (("model", model), ("data", data), ("evaluation", evaluation)):
+        for key, value in values.items():
+            if isinstance(value, str) and (what := secret_in(value)):
+                raise UserError(f"{section}.{key}: its absolute path holds {what}, as would the run; rename a folder")
     return dataclasses.replace(recipe, model=model, data=data, evaluation=evaluation)
 
 
@@ -73,18 +93,81 @@ class RunFolder:
     @property
     def final(self) -> Path:
         """The trained model, its tokenizer and its configuration."""
-        return self.path / "final"
+        return self.path / FINAL
 
     def record(self) -> dict[str, Any] | None:
-        """What `run.json` holds, or None where no run has begun."""
-        record = _read_json(self.path / RUN_FILE, {"name", "digest"})
-        if record is not None and not (isinstance(record["name"], str) and _NAME.fullmatch(record["name"])):
-            raise UserError(f"{self.path / RUN_FILE}: name: {str(record['name'])[:80]!r} is no name of a run")
+        """What `run.json` holds, or None where no run has begun.
+
+        Raises:
+            UserError: not written by a run, or a value of another type.
+        """
+        record = _read_json(self.path / RUN_FILE, {"name", "digest"}, _OF_RECORD)
+        if record is not None and not _NAME.fullmatch(record["name"]):
+            raise UserError(f"{self.path / RUN_FILE}: name: {record['name'][:80]!r} is no name of a run")
         return record
 
+    def data_fingerprint(self) -> str | None:
+        """Of the data that the run was begun on, or None where no run has begun.
+
+        Raises:
+            UserError: as `record`, or `run.json` does not say.
+        """
+        record = self.record()
+        if record is not None and "data_fingerprint" not in record:
+            raise UserError(f"{self.path / RUN_FILE}: data_fingerprint: missing; put back a copy")
+        return record and record["data_fingerprint"]
+
     def result(self) -> dict[str, Any] | None:
-        """What `result.json` holds, or None while the run is not finished."""
-        return _read_json(self.path / RESULT_FILE, {"metrics"})
+        """What `result.json` holds, or None where it is not there.
+
+        Raises:
+            UserError: not written by a run, or a value of another type.
+        """
+        result = _read_json(self.path / RESULT_FILE, {"metrics"}, _OF_RESULT)
+        for name, value in (result or {"metrics": {}})["metrics"].items():
+            _check_type(self.path / RESULT_FILE, f"metrics.{name}", value, (int, float, type(None)))
+        return result
+
+    def finished(self) -> dict[str, Any] | None:
+        """The result of a run that is finished: nothing is missing in `result.json`, and `final/` is whole. Else None.
+
+        Raises:
+            UserError: as `result`, or a key is missing.
+        """
+        result = self.result()
+        if result is None:
+            return None
+        names = [*(name for name in _OF_RESULT if name not in result), *{"eval_loss"} - result["metrics"].keys()]
+        if names:
+            raise UserError(f"{self.path / RESULT_FILE}: {names[0]}: missing; remove it and go on with --resume")
+        return None if self.final_problems() else result
+
+    def final_problems(self) -> list[str]:
+        """What is wrong with `final/`, one line a file; empty where it is whole."""
+        return problems_of_final(self.final)
+
+    def check_final(self) -> None:
+        """
+        Raises:
+            UserError: `final/` is missing or damaged.
+        """
+        problems = self.final_problems()
+        if problems:
+            raise UserError(f"{problems[0]}; hf-tti resume {self.path} writes it anew")
+
+    def check_final_can_be_written_anew(self, *, resume: bool) -> None:
+        """For a run that has its result and is not finished.
+
+        Raises:
+            UserError: `resume` is not set. NoValidCheckpoint: it is, and there is no checkpoint to go on from.
+        """
+        problems = self.final_problems()
+        if not resume:
+            self.check_final()
+        elif problems and self.newest_checkpoint() is None:
+            raise NoValidCheckpoint(
+                f"{problems[0]}; and no checkpoint is whole: put back a copy, or train anew in another folder"
+            )
 
     def recipe(self, overrides: Sequence[str] = ()) -> Recipe:
         """The run's own recipe, under the run's name.
@@ -150,9 +233,13 @@ class RunFolder:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keeps a second process from training here; ends with this process."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        check_run_links(self.path)
-        with open(self.path / ".lock", "w") as handle:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            check_run_links(self.path)
+            handle = open(self.path / ".lock", "w")
+        except OSError as error:
+            raise unwritable(error, self.path) from error
+        with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -176,6 +263,11 @@ def flat(recipe: Recipe) -> dict[str, Any]:
     return found
 
 
+def unwritable(error: OSError, path: Path) -> UserError:
+    """What the system said, of the file that it said it of, or else of `path`."""
+    return UserError(f"{error.filename or path}: {(error.strerror or str(error)).lower()}")
+
+
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Writes a JSON file whole or not at all."""
     write_text(path, json.dumps(value, indent=2) + "\n")
@@ -191,17 +283,27 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def _read_json(path: Path, keys: set[str]) -> dict[str, Any] | None:
+def _read_json(path: Path, needed: set[str], types: Mapping[str, tuple[type, ...]]) -> dict[str, Any] | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except NotADirectoryError as error:
         raise UserError(f"{path.parent} is a file or below one; name a folder") from error
+    except OSError as error:
+        raise unwritable(error, path) from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not a JSON file ({error.msg}, line {error.lineno}); remove it") from error
     except (ValueError, RecursionError) as error:  # not UTF-8, a number of thousands of digits, too deep
         raise UserError(f"{path}: not a JSON file ({error}); remove it") from error
-    if not isinstance(content, dict) or not keys <= content.keys():
+    if not isinstance(content, dict) or not needed <= content.keys():
         raise UserError(f"{path}: not written by a run; remove it")
+    for key in types.keys() & content.keys():
+        _check_type(path, key, content[key], types[key])
     return content
+
+
+def _check_type(path: Path, key: str, value: Any, types: tuple[type, ...]) -> None:
+    if not isinstance(value, types) or isinstance(value, bool):
+        remedy = "remove it and go on with --resume" if path.name == RESULT_FILE else "put back a copy"
+        raise UserError(f"{path}: {key}: {str(value)[:80]!r} is no value that a run writes; {remedy}")

@@ -6,6 +6,7 @@ lie in it as safetensors. On resume its files are verified, and the run is held 
 
 from __future__ import annotations
 
+import errno
 import functools
 import random
 import shutil
@@ -24,6 +25,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
 
 from hf_tti.arguments import InterpTrainingArguments
+from hf_tti.callback_states import check_callbacks, room_for_states
 from hf_tti.checkpoints import (
     MANIFEST,
     check_space,
@@ -42,6 +44,7 @@ from hf_tti.facts import differences, facts_of_arguments, facts_of_model, rows_s
 from hf_tti.signals import Stopped
 from hf_tti.state_files import load_state, save_state
 
+_MAY_NOT = (errno.EROFS, errno.EACCES, errno.EPERM)
 _OF_THE_DISK = (OSError, RuntimeError, SafetensorError, UserError)
 OPTIMIZER_FILE, SCHEDULER_FILE, SCALER_FILE = "optimizer.safetensors", "scheduler.safetensors", "scaler.safetensors"
 
@@ -103,6 +106,7 @@ class SavingTrainer(Trainer):
         run_dir, step = Path(super()._get_output_dir(trial)), self.state.global_step
         name = f"{PREFIX_CHECKPOINT_DIR}-{step}"
         best_step, self.state.best_global_step = self.state.best_global_step, None  # stock would look in the staging
+        self.state.stateful_callbacks = room_for_states([*self.callback_handler.callbacks, self.control])
         try:
             staged = self._on_main(lambda: self._stage(run_dir, step))
             self._staged, self._generators = staged, self._of_all_ranks(generator_states())
@@ -188,8 +192,9 @@ class SavingTrainer(Trainer):
 
         Raises:
             NoValidCheckpoint: none of them does.
-            UserError: a checkpoint that is damaged, or of another run.
+            UserError: a checkpoint that is damaged, or of another run; a callback that cannot resume.
         """
+        check_callbacks(self.callback_handler.callbacks)
         if resume_from_checkpoint is True:
             found, _ = self._on_main(lambda: resumable(Path(self.args.output_dir)))
             if found is None:
@@ -226,9 +231,7 @@ class SavingTrainer(Trainer):
             raise UserError(f"{folder}: of another run than this: {'; '.join(wrong)}")
         state = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
         if not hasattr(self.train_dataset, "__len__") and (state.epoch or 0) > 1:
-            raise UserError(
-                f"{folder}: its training data are a stream that had begun again; it has no length"
-            )
+            raise UserError(f"{folder}: its training data are a stream that had begun again; it has no length")
         best, here = state.best_model_checkpoint, Path(self.args.output_dir)
         elsewhere = folder.parent.resolve() != here.resolve()
         if elsewhere and self.args.load_best_model_at_end and best and not (here / Path(best).name).is_dir():
@@ -317,4 +320,6 @@ def _as_user_error(error: Exception) -> UserError:
     if isinstance(error, UserError):
         return error
     reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300]
+    if isinstance(error, OSError) and error.errno in _MAY_NOT and error.filename:
+        return UserError(f"{error.filename}: {reason.lower()}")
     return UserError(f"the checkpoint could not be written: {reason}; earlier checkpoints are as they were")

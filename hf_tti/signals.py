@@ -12,9 +12,10 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -199,4 +200,9 @@ def due_after(args: TrainingArguments, state: TrainerState) -> TrainerControl:
 def evaluation_is_missing(args: TrainingArguments, state: TrainerState) -> bool:
     """Whether the evaluation after the last step was due and is not in the log, since a stop left it out."""
     is_due = due_after(args, state).should_evaluate
-    return is_due and not any(line["step"] == state.global_step and "eval_loss" in line for line in state.log_history)
+    return is_due and not any(is_evaluation(line, state.global_step) for line in state.log_history)
+
+
+def is_evaluation(line: Mapping[str, Any], step: int) -> bool:
+    """Whether a line of the log is of an evaluation after this step: of several data sets each has one."""
+    return line["step"] == step and any(key.startswith("eval_") and key.endswith("loss") for key in line)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl
 
 from hf_tti.errors import UserError
@@ -51,13 +52,16 @@ class EarlyStopping(TrainerCallback):
         """Counts again what the state's log says, and whether its last evaluation was the one that ends training."""
         self._counter, control = EarlyStoppingCallback(self.patience, self.threshold), TrainerControl()
         key = _metric_key(args)
-        better = max if args.greater_is_better else min
+        is_better = np.greater if args.greater_is_better else np.less
         seen = replace(state, best_metric=None)
         for line in state.log_history:
             if key in line and line["step"] > 0:  # eval_on_start never sets the best
                 control = TrainerControl()
                 self._counter.on_evaluate(args, seen, control, metrics=line)
-                seen.best_metric = line[key] if seen.best_metric is None else better(seen.best_metric, line[key])
+                if seen.best_metric is None:  # as the Trainer: a NaN never is the best
+                    seen.best_metric = float("-inf") if args.greater_is_better else float("inf")
+                if is_better(line[key], seen.best_metric):
+                    seen.best_metric = line[key]
         return control.should_training_stop
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):

@@ -11,10 +11,12 @@ import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import TrainerCallback
 
 from hf_tti.callbacks._observe import TrainingClock
+from hf_tti.console import complain
 from hf_tti.run_folder import METRICS_FILE, write_text
 
 _OF_THE_CLOCK = re.compile(r"(train|eval)(_\w+)?_(runtime|model_preparation_time|(samples|steps|tokens)_per_second)")
@@ -71,17 +73,28 @@ def clean(values: dict[str, float]) -> dict[str, float | None]:
 
 
 def truncate_metrics(path: Path, step: int) -> None:
-    """Keeps the lines that a run at `step` had written: none beyond it, no final evaluation, no
-    torn last line.
+    """Keeps the lines that a run at `step` had written: none beyond it, no final evaluation, no torn last line.
+
+    Lines that no run wrote, of a failing disk say, are dropped with a warning.
     """
     if not path.is_file():
         return
-    kept = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            continue
-        if line["step"] <= step and "final" not in line:
-            kept.append(text + "\n")
-    write_text(path, "".join(kept))
+    *texts, torn = path.read_bytes().split(b"\n")
+    lines = [(text, _line_of(text)) for text in texts if text]
+    damaged = sum(line is None for _, line in lines)
+    if damaged:
+        complain(f"{path}: dropped {damaged} damaged line{'s' * (damaged > 1)}")
+    if torn and (line := _line_of(torn)) is not None:
+        lines.append((torn, line))
+    kept = [text for text, line in lines if line is not None and line["step"] <= step and "final" not in line]
+    write_text(path, "".join(f"{text.decode()}\n" for text in kept))
+
+
+def _line_of(text: bytes) -> dict[str, Any] | None:
+    """A line as `on_log` writes it, or None."""
+    try:
+        line = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    is_ours = isinstance(line, dict) and type(line.get("step")) is int
+    return line if is_ours else None

@@ -94,7 +94,7 @@ def _evaluate_one(place: Checkpoint, arguments: argparse.Namespace) -> None:
         names = ", ".join(lacking[:4]) + ", …" * (len(lacking) > 4)
         complain(f"{report.name}: no finite value for {len(lacking)} of {len(report.metrics)} names: {names}")
     if place.run is not None:
-        log_report(place.run, report, folder)
+        log_report(place.run, report)
     if len(arguments.checkpoints) == 1:
         say(f"{report.name}, {report.metrics['num_tokens']:,} tokens of {report.data.name}\n")
         say(format_table(_with_nulls(report)))

@@ -13,6 +13,7 @@ from hf_tti.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from hf_tti.recipe import Recipe
+    from hf_tti.run_folder import RunFolder
 
 
 def train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -118,11 +119,14 @@ def run_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def resume(arguments: argparse.Namespace) -> int:
-    if arguments.dry_run:
-        return verify(arguments)
     from hf_tti.run_folder import RunFolder
 
-    recipe = RunFolder(arguments.folder).recipe(arguments.overrides)
+    folder = RunFolder(arguments.folder)
+    recipe = folder.recipe(arguments.overrides)
+    if arguments.dry_run:
+        _say_what_is_there(folder)
+        _say_what_resuming_does(folder, recipe, elastic=arguments.elastic)
+        return 0
     if _is_several(arguments):
         return _launch(arguments)
     from hf_tti.run import train_run
@@ -132,19 +136,67 @@ def resume(arguments: argparse.Namespace) -> int:
 
 
 def verify(arguments: argparse.Namespace) -> int:
-    from hf_tti.checkpoints import NoValidCheckpoint, checkpoints_of, problems_of
+    from hf_tti.checkpoints import NoValidCheckpoint
     from hf_tti.run_folder import RunFolder
 
     folder = RunFolder(arguments.folder)
     recipe = folder.recipe()
-    found = {path: problems_of(path) for path in checkpoints_of(folder.path)}
-    for path, problems in found.items():
+    _say_what_is_there(folder)
+    _say_what_resuming_does(folder, recipe)
+    is_damaged = folder.result() is not None and folder.final_problems()
+    return NoValidCheckpoint.exit_code if is_damaged else 0
+
+
+def _say_what_is_there(folder: RunFolder) -> None:
+    """A line for each checkpoint, and one for `final/` or for each of its files that is damaged."""
+    from hf_tti.checkpoints import MANIFEST, checkpoints_of, problems_of
+
+    for path in checkpoints_of(folder.path):
+        problems = problems_of(path)
         say(f"{path.name}: {problems[0] if problems else 'whole'}")
-    valid = [path for path, problems in found.items() if not problems]
     if folder.result() is not None:
-        say(f"{recipe.run_name} is finished; resuming it does nothing")
-    elif found and not valid:
-        raise NoValidCheckpoint(f"{folder.path}: none of its {len(found)} checkpoints is whole")
+        has_digests = (folder.final / MANIFEST).is_file()
+        for line in folder.final_problems() or ["whole" if has_digests else "whole, by headers and sizes"]:
+            say(f"{folder.final.name}: {line}")
+
+
+def _say_what_resuming_does(folder: RunFolder, recipe: Recipe, *, elastic: bool = False) -> None:
+    """
+    Raises:
+        UserError: resuming is refused. NoValidCheckpoint: there is no whole checkpoint where one is needed.
+    """
+    from hf_tti.checkpoints import NoValidCheckpoint, checkpoints_of
+    from hf_tti.run_folder import resolve_paths
+
+    folder.check(resolve_paths(recipe), resume=True, elastic=elastic)
+    folder.data_fingerprint()
+    is_over, is_finished = folder.result() is not None, folder.finished() is not None
+    owed, ours = _owed(folder, recipe, is_over=is_over)
+    if is_finished:
+        say(f"{recipe.run_name} is finished; resuming it {'pushes what is owed' if ours in owed else 'does nothing'}")
     else:
-        say(f"{recipe.run_name} would go on from {valid[-1].name if valid else 'the start: there is no checkpoint'}")
-    return 0
+        if is_over:
+            folder.check_final_can_be_written_anew(resume=True)
+        newest, count = folder.newest_checkpoint(), len(checkpoints_of(folder.path))
+        if newest is None and count:
+            raise NoValidCheckpoint(f"{folder.path}: none of its {count} checkpoints is whole")
+        start = newest.name if newest else "the start: there is no checkpoint"
+        say(f"{recipe.run_name} would go on from {start}{' and write final/ anew' if is_over else ''}")
+    for repo, branches in owed.items():
+        how = "resuming" if repo == ours else f"hf-tti push {folder.path} --repo {repo}"
+        say(f"owed to {repo}: {', '.join(branches)}; {how} pushes it")
+
+
+def _owed(folder: RunFolder, recipe: Recipe, *, is_over: bool) -> tuple[dict[str, list[str]], str | None]:
+    """Repository -> branches that have not arrived there, `main` last; and the repository that the recipe pushes to."""
+    from hf_tti.pushes import MAIN, has_pushed, pending
+
+    pushes = recipe.hub.get("push", "none") != "none" and recipe.hub.get("repo")
+    ours = recipe.hub["repo"].replace("{run}", recipe.run_name) if pushes else None
+    found = pending(folder.path)
+    if ours and is_over and not has_pushed(folder.path, ours, MAIN):
+        found |= {(ours, MAIN)}
+    owed: dict[str, list[str]] = {}
+    for repo, branch in sorted(found, key=lambda place: (place[0], place[1] == MAIN, len(place[1]), place[1])):
+        owed.setdefault(repo, []).append(branch)
+    return owed, ours

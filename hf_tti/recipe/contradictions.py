@@ -20,10 +20,8 @@ def _data_problems(recipe: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     training = recipe.get("training") or {}
     if data.get("streaming") and (training.get("max_steps") or -1) < 1:
         yield "data.streaming", "needs training.max_steps, since a stream has no length"
-    if not training.get("dataloader_num_workers"):
-        for name in ("dataloader_persistent_workers", "dataloader_prefetch_factor"):
-            if training.get(name):
-                yield f"training.{name}", "needs training.dataloader_num_workers of at least 1"
+    if training.get("dataloader_prefetch_factor") and not training.get("dataloader_num_workers"):
+        yield "training.dataloader_prefetch_factor", "needs training.dataloader_num_workers of at least 1"
     if data.get("tokenizer") is not None and data.get("vocab_size") is not None:
         yield (
             "data.vocab_size",

@@ -67,6 +67,7 @@ OWNED: dict[str, dict[str, str]] = {
         **dict.fromkeys(["label_names", "remove_unused_columns", "prediction_loss_only"], _TRAINER),
         **dict.fromkeys(["fsdp", "fsdp_config", "deepspeed"], _DDP_ONLY),
         "ignore_data_skip": "a resumed run would see other data and other dropout than one that nothing stopped",
+        "dataloader_persistent_workers": "a resumed run would draw other random numbers than one that nothing stopped",
         "save_on_each_node": "rank 0 alone writes checkpoints",
         "save_only_model": "a run could not resume; every checkpoint keeps its optimizer",
         "parallelism_config": "set by the accelerate configuration (recipes/accelerate)",

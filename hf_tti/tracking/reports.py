@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,13 +36,12 @@ if TYPE_CHECKING:
 _BYTES_A_SECOND = 1e6  # that an upload is given time for
 
 
-def log_report(run_dir: Path, report: Report, folder: Path) -> None:
+def log_report(run_dir: Path, report: Report) -> None:
     """Logs a report to the tracker of the run that the checkpoint came from, if it has one.
 
     Args:
         run_dir: of the run.
         report: what was measured.
-        folder: that the report was saved in.
     """
     run = RunFolder(run_dir)
     if run.record() is None:
@@ -53,13 +53,16 @@ def log_report(run_dir: Path, report: Report, folder: Path) -> None:
     try:
         check_tracker(section)
         with run.lock():  # a training in this folder has the tracker's run open
-            _LOG[section.tracker](section, run_dir, recipe, report, folder)
+            _LOG[section.tracker](section, run_dir, recipe, report)
     except Exception as error:  # whatever the tracker raises
         complain(f"the report is not in the tracker ({str(error) or type(error).__name__})")
 
 
-def _files(folder: Path) -> list[Path]:
-    return [path for name in (REPORT_FILE, ARRAYS_FILE) if (path := folder / name).is_file()]
+def _files(report: Report, name: str) -> dict[str, bytes]:
+    """File name -> content, as the Hub is given it: no folder of this machine, the model by the name of its run."""
+    from hf_tti.hub.side_files import as_published
+
+    return dict(zip((REPORT_FILE, ARRAYS_FILE), as_published(report, name).to_bytes(), strict=True))
 
 
 def _pictures(report: Report) -> dict[str, np.ndarray]:
@@ -76,15 +79,15 @@ def _numbers(report: Report) -> dict[str, float]:
 # ---- W&B ---------------------------------------------------------------------------------------
 
 
-def _to_wandb(section: TrackingSection, run_dir: Path, recipe: Recipe, report: Report, folder: Path) -> None:
+def _to_wandb(section: TrackingSection, run_dir: Path, recipe: Recipe, report: Report) -> None:
     import wandb
 
     from hf_tti.tracking import tracker_run_id
     from hf_tti.tracking.wandb_run import FINISH_S, wandb_run
 
     group = section.group or recipe.experiment or recipe.name
-    files = _files(folder)
-    recipe_text = yaml.safe_dump(public(recipe.to_dict()), sort_keys=False, allow_unicode=True)
+    files = _files(report, recipe.run_name)
+    files[RECIPE_FILE] = yaml.safe_dump(public(recipe.to_dict()), sort_keys=False, allow_unicode=True).encode()
 
     def log_panels(run: wandb.Run) -> None:
         columns, rows = metrics_table(report)
@@ -95,13 +98,12 @@ def _to_wandb(section: TrackingSection, run_dir: Path, recipe: Recipe, report: R
     def log_files(run: wandb.Run) -> None:
         metadata = {"name": report.name, "step": report.step, "weights_sha256": report.model.weights_sha256}
         artifact = wandb.Artifact(f"report-{run.id}", type="report", metadata=metadata)
-        for path in files:
-            artifact.add_file(str(path), skip_cache=True)
-        with artifact.new_file(RECIPE_FILE) as handle:
-            handle.write(recipe_text)
+        for name, content in files.items():
+            with artifact.new_file(name, mode="wb") as handle:
+                handle.write(content)
         run.log_artifact(artifact, aliases=[] if report.step is None else [f"step{report.step}"])
 
-    finish_s = FINISH_S + sum(path.stat().st_size for path in files) / _BYTES_A_SECOND
+    finish_s = FINISH_S + sum(map(len, files.values())) / _BYTES_A_SECOND
     options = {"id": tracker_run_id(recipe.digest(), run_dir), "name": recipe.run_name, "group": group}
     with wandb_run(section, run_dir, finish_s=finish_s, job_type="train", **options) as run:
         run.do(log_panels)
@@ -151,7 +153,7 @@ def log_comparison(project: str, folder: Path) -> None:
 # ---- trackio, TensorBoard ------------------------------------------------------------------------
 
 
-def _to_trackio(section: TrackingSection, run_dir: Path, recipe: Recipe, report: Report, folder: Path) -> None:
+def _to_trackio(section: TrackingSection, run_dir: Path, recipe: Recipe, report: Report) -> None:
     store = os.environ.get("TRACKIO_DIR") or str(run_dir.resolve() / "trackio")
     with environment({"TRACKIO_DIR": store}):
         import trackio
@@ -164,15 +166,17 @@ def _to_trackio(section: TrackingSection, run_dir: Path, recipe: Recipe, report:
             trackio.init(project=section.project, name=recipe.run_name, group=group, resume="allow")
             trackio.log({**_numbers(report), **panels})
             artifact = trackio.Artifact(f"report-{recipe.run_name}", type="report")
-            for path in _files(folder):
-                artifact.add_file(path)
-            trackio.log_artifact(artifact)
+            with TemporaryDirectory() as folder:
+                for name, content in _files(report, recipe.run_name).items():
+                    (Path(folder) / name).write_bytes(content)
+                    artifact.add_file(Path(folder) / name)
+                trackio.log_artifact(artifact)
         finally:
             with suppress(Exception):
                 trackio.finish()
 
 
-def _to_tensorboard(section: TrackingSection, run_dir: Path, recipe: Recipe, report: Report, folder: Path) -> None:
+def _to_tensorboard(section: TrackingSection, run_dir: Path, recipe: Recipe, report: Report) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(run_dir / "tensorboard")) as writer:

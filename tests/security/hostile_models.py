@@ -8,6 +8,7 @@ import struct
 
 import torch
 from hostile_list import add
+from safetensors import safe_open
 from world import (
     Bomb,
     Case,
@@ -119,13 +120,48 @@ add(
     _edited("generation_config.json", custom_generate="custom_generate/generate.py"),
     train_on_it,
 )
-for key in ("attn_implementation", "_attn_implementation"):
+for key in ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation"):
     add(
         f"model: config.json {key} from the Hub",
         _edited("config.json", **{key: "evil/evil-attention"}),
         evaluate_model,
         refused=True,
     )
+add(
+    "model: a part's attention from the Hub",
+    _edited("config.json", text_config={"_attn_implementation": "evil/evil-attention"}),
+    evaluate_model,
+    refused=True,
+)
+
+
+def _weights_named(name: str, *, nested: bool = False):
+    """`config.json` names the weights: a pickle, or an index whose shards lie outside."""
+
+    def plant(case: Case) -> None:
+        model = case.copy("model")
+        named = {"transformers_weights": name}
+        edit(model / "config.json", **({"text_config": named} if nested else named))
+        if name.endswith(".bin"):
+            torch.save({"weight": Bomb(case.code)}, model / name)
+        elif name.endswith(".json"):
+            with safe_open(model / "model.safetensors", "pt") as weights:
+                shards = dict.fromkeys(weights.keys(), "../../../outside/model/model.safetensors")
+            (model / name).write_text(json.dumps({"metadata": {}, "weight_map": shards}))
+
+    return plant
+
+
+for name in ("adapter_model.bin", "other.safetensors.index.json", "other.safetensors", "model.safetensors"):
+    for use in (evaluate_model, train_on_it):
+        trained = ", trained on" * (use is train_on_it)
+        add(f"model: transformers_weights {name}{trained}", _weights_named(name), use, refused=True)
+add(
+    "model: transformers_weights of a part",
+    _weights_named("adapter_model.bin", nested=True),
+    evaluate_model,
+    refused=True,
+)
 add(
     "model: quantised by code elsewhere",
     _edited("config.json", quantization_config={"quant_method": "evil.module"}),
