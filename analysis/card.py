@@ -198,7 +198,8 @@ def _exponential(estimate: Estimate | None) -> str:
 
 def _summary(placed: _Placed) -> str:
     loss, documents = placed.run.report.metrics["loss"], _documents(placed.run)
-    interval = f" (95 % over documents {_bounds(documents, _LIKE_NATS)})" if documents else ""
+    has_interval = documents is not None and documents.interval is not None
+    interval = f" (95 % over documents {_bounds(documents, _LIKE_NATS)})" if has_interval else ""
     parts = [f"Validation cross-entropy {nats(loss)} nats a token{interval}"]
     if placed.base is not None:
         difference = loss - placed.base.report.metrics["loss"]

@@ -63,7 +63,7 @@ def _draw_losses(axes: Axes, run: Run, base: Run | None, training: Mapping[int, 
         axes.plot(*_points(validation), color=SERIES[1], ls="none", marker="o", ms=5, label="validation")
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("cross-entropy, nats a token")
-    axes.legend(loc="upper right")
+    axes.legend(loc="best")
 
 
 def _draw_terms(axes: Axes, terms: Mapping[str, Mapping[int, float]]) -> None:

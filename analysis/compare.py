@@ -65,6 +65,9 @@ def compare_two(
     Raises:
         UserError: runs of several methods on one side, different data or tokenizers, a loss that is not finite.
     """
+    places = [{run.path and run.path.resolve() for run in side} for side in (first, second)]
+    if places[0] == places[1] != {None}:
+        raise UserError(f"{names[0]} and {names[1]}: the same model; name two")
     groups = dict(_one_method(side, name) for side, name in zip((first, second), names, strict=True))
     if len(groups) == 1:
         sides = zip((first, second), _told_apart(names), strict=True)
@@ -101,7 +104,7 @@ def _one_method(side: Sequence[Run], name: str) -> tuple[str, list[Run]]:
 def _told_apart(names: tuple[str, str]) -> tuple[str, str]:
     """Names for two sides of one method: the last parts of their paths, else the paths."""
     ends = (Path(names[0]).name, Path(names[1]).name)
-    return next((pair for pair in (ends, names) if pair[0] != pair[1]), (names[0], f"{names[1]} (again)"))
+    return ends if ends[0] != ends[1] else names
 
 
 def _row(info: MetricInfo, two: TwoModels) -> dict[str, str]:

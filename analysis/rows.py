@@ -15,7 +15,7 @@ DASH = "-"
 
 def between(interval: Interval | None, *, like: float, sign: bool = False) -> str:
     """`[low, high]` with the decimals of `like`, or nothing."""
-    ends = [tables.number(end, like=like, sign=sign) for end in interval[:2]] if interval else []
+    ends = [tables.number(end, like=like, sign=sign, bound=True) for end in interval[:2]] if interval else []
     return f"[{', '.join(ends)}]" if ends else ""
 
 

@@ -53,18 +53,27 @@ class MetricTable:
     rows: Sequence[Row]
 
 
-def number(value: float, *, like: float | None = None, sign: bool = False) -> str:
-    """Four significant digits; as many decimals as `like` would have."""
+def number(value: float, *, like: float | None = None, sign: bool = False, bound: bool = False) -> str:
+    """Four significant digits; as many decimals as `like` would have.
+
+    Args:
+        bound: of an interval: one below 0 that rounds to 0 keeps its sign, which says that 0 is inside.
+    """
     size = abs(value if like is None else like)
     if value and not 1e-4 <= size < 1e6:
         return f"{value:{'+' if sign else ''}.3g}"
     decimals = 4 if size == 0 else max(0, 3 - math.floor(math.log10(size)))
-    return f"{value:{'+' if sign else ''}.{min(decimals, 6)}f}"
+    text = f"{value:{'+' if sign else ''}.{min(decimals, 6)}f}"
+    return text if bound else _zero_unsigned(text)
 
 
 def nats(value: float, *, sign: bool = False) -> str:
     """A cross-entropy, to 1e-4."""
-    return f"{value:{'+' if sign else ''}.4f}"
+    return _zero_unsigned(f"{value:{'+' if sign else ''}.4f}")
+
+
+def _zero_unsigned(text: str) -> str:
+    return text[1:] if text.startswith("-") and not text.strip("-0.") else text
 
 
 def _value_cell(estimate: Estimate, difference: Estimate | None = None, direction: str | None = None) -> Cell:
@@ -77,7 +86,7 @@ def _value_cell(estimate: Estimate, difference: Estimate | None = None, directio
         value=value,
         interval=interval,
         difference=number(difference.value, like=like, sign=True),
-        difference_interval=_bounds([number(bound, like=like, sign=True) for bound in bounds]),
+        difference_interval=_bounds([number(end, like=like, sign=True, bound=True) for end in bounds]),
         mark=_mark(difference, direction),
     )
 

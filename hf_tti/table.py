@@ -13,6 +13,7 @@ def format_number(value: float | None, digits: int = 4) -> str:
         return "-"
     if isinstance(value, int):
         return f"{value:,}"
+    value += 0.0  # of -0.0 makes 0.0
     if value == 0 or 1e-3 <= abs(value) < 1e6:
         decimals = digits if abs(value) < 1 else max(0, digits - len(str(int(abs(value)))))
         return f"{value:.{decimals}f}"

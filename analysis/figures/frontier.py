@@ -11,6 +11,7 @@ from analysis.frontiers import Frontier, Point
 from analysis.pareto import EqualCrossEntropy
 from analysis.theme import INK, MUTED, Look, Picture, looks, slug, style, text
 
+_TICKS = 3  # intervals between them: digits of values that are near to each other are many
 _NULL_MARKERS = {"random_init": "*", "rotated": "x", "shuffled_labels": "+"}
 
 
@@ -47,6 +48,7 @@ def _picture(frontier: Frontier, nulls: list[Point], shown: dict[str, Look], num
         drawn += _draw_baseline_line(axes, curve)
         drawn += [_draw_null(axes, point, xlim, ylim) for point in nulls]
         axes.set(xlim=xlim, ylim=ylim)
+        _plain_ticks(axes)
         axes.set_xlabel("cross-entropy, nats a token (lower is better)")
         axes.set_ylabel(f"{text(name)} ({frontier.metric.direction} is better)")
         legend_below(figure, [handle for handle, _ in drawn], [label for _, label in drawn])
@@ -102,6 +104,13 @@ def _draw_method(axes: Axes, point: Point, look: Look) -> None:
     if point.value_interval:
         axes.plot([point.loss] * 2, point.value_interval[:2], color=colour, lw=1, alpha=0.75, zorder=2)
     axes.plot(point.loss, point.value, ls="none", marker=look.marker, color=colour, ms=6.5, zorder=3)
+
+
+def _plain_ticks(axes: Axes) -> None:
+    """Values in full, however near to each other: no `1e-5+6.228` beside the axis, and no more than have room."""
+    axes.ticklabel_format(useOffset=False)
+    axes.ticklabel_format(axis="x", style="plain")
+    axes.locator_params(axis="x", nbins=_TICKS)
 
 
 def _inside(point: Point, xlim: tuple[float, float], ylim: tuple[float, float]) -> bool:

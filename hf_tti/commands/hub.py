@@ -34,6 +34,10 @@ def push(arguments: argparse.Namespace) -> int:
     if arguments.report is not None and not any(arguments.report.glob("figures/frontier-*.png")):
         makes = f"hf-tti report RUNS --out {arguments.report}"
         raise UserError(f"--report {arguments.report}: holds no figures/frontier-*.png; {makes} draws them")
+    if arguments.collection is not None:
+        from hf_tti.hub.collections import check_title
+
+        check_title(arguments.collection)
     targets = _targets(arguments)
     of = {"steps": arguments.steps, "report_dir": arguments.report}
     done, errors = [], []
@@ -42,7 +46,8 @@ def push(arguments: argparse.Namespace) -> int:
             if arguments.dry_run:
                 _plan(run, repo, of)
             else:
-                _push_one(run, repo, {"private": section.private and not arguments.public, **of})
+                private = section.private and not arguments.public
+                _push_one(run, repo, {"private": private, "collection": arguments.collection, **of})
             done.append(repo)
         except UserError as error:
             if len(targets) == 1:
@@ -51,7 +56,8 @@ def push(arguments: argparse.Namespace) -> int:
             errors.append(error)
     if arguments.collection is not None and done and not arguments.dry_run:
         try:
-            _collect(arguments.collection, done, private=not arguments.public)
+            private = not arguments.public and any(targets[repo][1].private for repo in done)
+            _collect(arguments.collection, done, private=private)
         except UserError as error:
             if not errors:
                 raise
@@ -81,6 +87,8 @@ def _targets(arguments: argparse.Namespace) -> dict[str, tuple[RunFolder, HubSec
         if not repo:
             raise UserError(f"--repo: missing, and the recipe of {run.path} names none; write --repo owner/name")
         if repo in targets:
+            if targets[repo][0].path.resolve() == run.path.resolve():
+                raise UserError(f"{run.path}: named twice; name it once")
             both = f"{targets[repo][0].path} and {run.path}"
             raise UserError(f"--repo {repo}: is for {both}; write {{run}} in it, as in --repo owner/{{run}}")
         targets[repo] = (run, section)
@@ -97,7 +105,7 @@ def _plan(run: RunFolder, repo: str, of: dict[str, Any]) -> None:
 def _push_one(run: RunFolder, repo: str, of: dict[str, Any]) -> None:
     from hf_tti.hub import push_run
 
-    done = push_run(run, repo, **of)
+    done = push_run(run, repo, collects=False, **of)
     for branch, commit in done.branches.items():
         say(f"{branch}: {f'pushed, commit {commit[:10]}' if commit else 'already there, byte for byte'}")
     say(done.url)

@@ -9,6 +9,7 @@ is escaped. The same run gives the same bytes.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,14 @@ CARD_FILE, ASSETS, MAIN = "README.md", "assets", "main"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
-def card_files(run: RunFolder, repo: str, *, revision: str = MAIN, report_dir: Path | None = None) -> Files:
+def card_files(
+    run: RunFolder,
+    repo: str,
+    *,
+    revision: str = MAIN,
+    report_dir: Path | None = None,
+    branches: Sequence[str] = (),
+) -> Files:
     """The card and what goes with it.
 
     Args:
@@ -36,14 +44,15 @@ def card_files(run: RunFolder, repo: str, *, revision: str = MAIN, report_dir: P
         repo: owner/name on the Hub.
         revision: `main`, or the branch of a checkpoint, `step<N>`.
         report_dir: what `hf-tti report` wrote, for its frontier pictures.
+        branches: of the repository that hold checkpoints, by step.
 
     Returns:
         Path in the repository -> content, or the file that holds it.
 
     Raises:
-        UserError: no run there, a damaged report, no frontier pictures in `report_dir`.
+        UserError: no run there, a damaged report or one of other weights, no frontier pictures in `report_dir`.
     """
-    facts = CardFacts.of(run, repo, revision)
+    facts = CardFacts.of(run, repo, revision, branches)
     if revision != MAIN:
         text = f"{_header(facts)}\n{sections.step_card(facts)}\n"
         return {CARD_FILE: text.encode(), RECIPE_FILE: facts.recipe_text.encode()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class CardFacts:
         story: the first that the run generated; "" where it generated none.
         year: in which the run ended.
         license: as the recipe's `hub.license` names it; None where none was chosen.
+        branches: of the repository that hold checkpoints, by step.
     """
 
     repo: str
@@ -59,13 +61,14 @@ class CardFacts:
     story: str
     year: int
     run: RunFolder
+    branches: Sequence[str] = ()
 
     @classmethod
-    def of(cls, run: RunFolder, repo: str, revision: str) -> CardFacts:
+    def of(cls, run: RunFolder, repo: str, revision: str, branches: Sequence[str] = ()) -> CardFacts:
         """Of a checkpoint only what was known when it was made: its card stays the same when the run goes on.
 
         Raises:
-            UserError: no run there, or a damaged report.
+            UserError: no run there, or a damaged report or one of other weights.
         """
         recipe, is_main = run.recipe(), revision == "main"
         ended = run.path / RESULT_FILE
@@ -78,11 +81,12 @@ class CardFacts:
             record=run.record() or {},
             result=(is_main and run.result()) or {},
             config=_config(run, revision),
-            report=Report.load(run.path) if is_main and (run.path / REPORT_DIR / REPORT_FILE).is_file() else None,
+            report=report_of(run) if is_main else None,
             saes=sae_folders(run) if is_main else [],
             story=_first_story(run.path / "stories.txt") if is_main else "",
             year=time.gmtime((ended if ended.is_file() else run.path).stat().st_mtime).tm_year,
             run=run,
+            branches=branches,
         )
 
     @property
@@ -117,6 +121,56 @@ class CardFacts:
         return found
 
 
+def report_of(run: RunFolder) -> Report | None:
+    """The evaluation of the final model; None where the run was not evaluated.
+
+    Raises:
+        UserError: a damaged report, or one of other weights than `final/` holds.
+    """
+    path = run.path / REPORT_DIR / REPORT_FILE
+    if not path.is_file():
+        return None
+    report, steps = Report.load(run.path), (run.result() or {}).get("num_steps")
+    other = None
+    if isinstance(steps, int) and report.step is not None and report.step != steps:
+        other = f"step {report.step}, and training ended at step {steps}"
+    elif (run.final / "model.safetensors").is_file() and report.model.weights_sha256 != _weights_of(run):
+        other = "other weights than those in final/"
+    if other is not None:
+        raise UserError(f"{path}: is of {report.name}, {other}; hf-tti evaluate {run.path} makes one of this model")
+    return report
+
+
+def _weights_of(run: RunFolder) -> str:
+    from hf_tti.evaluate import weights_sha256  # which loads torch
+    from hf_tti.loading import find_checkpoint, load_model
+
+    return weights_sha256(load_model(find_checkpoint(run.final)))
+
+
+def corpus_of(report: Report) -> str:
+    """What a report was measured on: its name, its own files, the split."""
+    settings = report.data.settings
+    source = settings.get("validation") or settings.get("train")
+    files = f" ({', '.join(map(short, source if isinstance(source, list) else [source]))})" if source else ""
+    return f"{report.data.name}{files}, {report.data.split} split, {report.data.num_tokens:,} tokens"
+
+
+def is_own_corpus(report: Report, recipe: Recipe) -> bool:
+    """Whether a report was measured on the corpus that the run was trained on."""
+    ours, theirs = {"name": "synthetic_stories", **recipe.data}, report.data.settings
+    same_files = all((ours.get(key) or None) == (theirs.get(key) or None) for key in ("train", "validation"))
+    return report.data.name == ours["name"] and same_files
+
+
+def short(value: Any) -> str:
+    """As it can stand in a cell; of a path its last part."""
+    if isinstance(value, list):
+        return ", ".join(map(short, value))
+    text = str(value)
+    return re.split(r"[/\\]", text)[-1] if text.startswith(("/", "~")) else text
+
+
 def definition(name: str) -> str:
     """What the objective of this name computes: the docstring of its file, or of its class; "" without one."""
     if name in component_names("objectives"):  # without importing it, which loads torch
@@ -133,7 +187,10 @@ def _config(run: RunFolder, revision: str) -> dict[str, Any]:
     checkpoints = [run.path / ".push" / revision, run.path / f"checkpoint-{revision.removeprefix('step')}"]
     for folder in [*(checkpoints if revision != "main" else []), run.final]:
         if (folder / "config.json").is_file():
-            return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            try:
+                return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise UserError(f"{folder / 'config.json'}: damaged: {error}") from error
     return {}
 
 

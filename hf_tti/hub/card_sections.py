@@ -14,7 +14,7 @@ from huggingface_hub import constants
 
 from hf_tti.card_parts import CardParts, CardPicture
 from hf_tti.hub import snippets
-from hf_tti.hub.card_facts import CardFacts, definition
+from hf_tti.hub.card_facts import CardFacts, corpus_of, definition, is_own_corpus, short
 from hf_tti.hub.side_files import SAE_FILES
 from hf_tti.markdown import escaped, fenced, table
 from hf_tti.report import ARRAYS_FILE, REPORT_DIR, REPORT_FILE, SAE_DIR
@@ -38,7 +38,7 @@ def main_card(facts: CardFacts, parts: CardParts, files: Mapping[str, Any], asse
     blocks = [
         f"# {escaped(facts.name)}",
         _lead(facts),
-        escaped(parts.summary),
+        escaped(_measured_on(facts) + parts.summary),
         *_trained(facts),
         *_results(parts),
         *_pictures("Training", parts.curves, assets),
@@ -68,7 +68,7 @@ def step_card(facts: CardFacts) -> str:
         f"A checkpoint of training, after optimizer step {facts.step}{of}. {_lead(facts)}",
         "The end of training, with its report and how to open it elsewhere, is on the branch `main`.",
         table(rows) if metrics else "This step was not evaluated during training.",
-        fenced(snippets.of_a_step(facts.repo, facts.revision), "python"),
+        fenced(snippets.of_a_step(facts.repo, facts.revision, alone=True), "python"),
         fenced(f"hf-tti evaluate {facts.repo} --revision {facts.revision}", "bash"),
         *_license(facts),
     ]
@@ -83,14 +83,15 @@ def _lead(facts: CardFacts) -> str:
     result, base = facts.result, facts.recipe.model.get("pretrained")
     sizes = facts.sizes()
     model = escaped(_NAMES.get(facts.model_type, facts.model_type))
-    shape = f" with {sizes['layers']} layers of width {sizes['width']}" if {"layers", "width"} <= sizes.keys() else ""
+    layers = f"{sizes.get('layers')} layer{'' if sizes.get('layers') == 1 else 's'}"
+    shape = f" with {layers} of width {sizes['width']}" if {"layers", "width"} <= sizes.keys() else ""
     count = result.get("num_parameters")
     count = f" ({count:,} parameters)" if isinstance(count, int) else ""
-    start = f"trained further from {escaped(_short(base))}" if base else "trained from scratch"
+    start = f"trained further from {escaped(short(base))}" if base else "trained from scratch"
     tokens, steps = result.get("num_train_tokens"), result.get("num_steps")
     length = f" for {steps:,} optimizer steps, {tokens:,} tokens," if steps and tokens else ""
     data = facts.recipe.data
-    files = f" ({_short(data['train'])})" if data.get("train") else ""
+    files = f" ({short(data['train'])})" if data.get("train") else ""
     corpus = escaped(f"{data.get('name', 'synthetic_stories')}{files}")
     seed = facts.recipe.training.get("seed")
     added = [f"**{escaped(label)}** (weight {entry['weight']:g})" for label, entry in facts.recipe.objectives.items()]
@@ -105,10 +106,17 @@ def _lead(facts: CardFacts) -> str:
     return f"{text} Trained with hf_tti, which adds interpretability objectives to the HuggingFace Trainer."
 
 
+def _measured_on(facts: CardFacts) -> str:
+    """Before the summary, where that is not of the corpus it was trained on."""
+    if facts.report is None or is_own_corpus(facts.report, facts.recipe):
+        return ""
+    return f"Evaluated on other text than it was trained on: {corpus_of(facts.report)}. "
+
+
 def _trained(facts: CardFacts) -> Iterator[str]:
     yield "## What was trained"
     sizes = ", ".join(f"{words} {value:,}" for words, value in facts.sizes().items())
-    data = ", ".join(f"{key} {_short(value)}" for key, value in facts.recipe.data.items() if key != "name")
+    data = ", ".join(f"{key} {short(value)}" for key, value in facts.recipe.data.items() if key != "name")
     training = facts.recipe.training
     rows = [
         {"": "architecture", "value": f"{facts.model_type}: {sizes}"},
@@ -132,16 +140,8 @@ def _objective_row(label: str, entry: Mapping[str, Any]) -> dict[str, str]:
         "objective": label,
         "weight": f"{entry['weight']:g}",
         "warm-up, steps": str(entry.get("warmup_steps", 0)),
-        "settings": ", ".join(f"{key} {_short(value)}" for key, value in settings.items()) or "defaults",
+        "settings": ", ".join(f"{key} {short(value)}" for key, value in settings.items()) or "defaults",
     }
-
-
-def _short(value: Any) -> str:
-    """As it can stand in a cell; of a path its last part."""
-    if isinstance(value, list):
-        return ", ".join(map(_short, value))
-    text = str(value)
-    return re.split(r"[/\\]", text)[-1] if text.startswith(("/", "~")) else text
 
 
 # ---- Results -----------------------------------------------------------------------------------
@@ -203,11 +203,10 @@ def _loading(facts: CardFacts) -> Iterator[str]:
     yield "## How to load it"
     yield "The weights are a plain model of transformers: no code of hf_tti, no `trust_remote_code`."
     yield fenced(snippets.in_transformers(facts.repo, facts.sizes().get("positions", 160)), "python")
-    steps = facts.recipe.training.get("save_steps")
-    if facts.recipe.hub.get("push") == "steps" and isinstance(steps, int):
-        yield fenced(snippets.of_a_step(facts.repo, f"step{steps}"), "python")
+    if facts.branches:
+        yield "Checkpoints of training are branches `step<N>`: pass `revision=` with its name, as in"
+        yield fenced(snippets.of_a_step(facts.repo, facts.branches[0]), "python")
     yield (
-        "Where checkpoints of training were pushed, each is a branch `step<N>`: pass `revision=` with its name. "
         "The calls below follow on these lines. They are checked with GPT-2 models of hf_tti on TransformerLens 4.3 "
         "and 3.9, nnsight 0.8 and SAELens 6.54, in environments of their own."
     )
@@ -219,17 +218,21 @@ def _loading(facts: CardFacts) -> Iterator[str]:
 
 def _reproduce(facts: CardFacts) -> Iterator[str]:
     yield "## How to train it again"
-    yield fenced(f"hf download {facts.repo} recipe.yaml --local-dir .\nhf-tti train recipe.yaml", "bash")
+    file = f"{re.sub(r'-seed[0-9]+$', '', facts.name)}.yaml"  # a run is named after its recipe's file and its seed
+    lines = [f"hf download {facts.repo} recipe.yaml --local-dir .", f"mv recipe.yaml {file}", f"hf-tti train {file}"]
+    yield fenced("\n".join(lines), "bash")
     data, base = facts.recipe.data, facts.recipe.model.get("pretrained")
-    files = [_short(data[key]) for key in ("train", "validation") if data.get(key)]
-    files += [_short(place) for place in (data.get("tokenizer"), base) if place and Path(str(place)).is_absolute()]
+    files = [short(data[key]) for key in ("train", "validation") if data.get(key)]
+    files += [short(place) for place in (data.get("tokenizer"), base) if place and Path(str(place)).is_absolute()]
     if files:
         yield f"Its data are not on the Hub with it; they are to lie beside the recipe: {escaped(', '.join(files))}."
     yield _folded("The resolved recipe", fenced(facts.recipe_text, "yaml"))
 
 
 def _limits(facts: CardFacts, parts: CardParts) -> Iterator[str]:
-    yield "How the model does on other text: cross-entropy and metrics are of the validation split of its own corpus."
+    own = facts.report is None or is_own_corpus(facts.report, facts.recipe)
+    corpus = "the validation split of its own corpus" if own else corpus_of(facts.report)
+    yield f"How the model does on other text: cross-entropy and metrics are of {corpus}."
     yield "Whether people understand its units: no metric here asked anyone."
     if any("random weights" in row for row in parts.metrics):
         yield (
@@ -264,7 +267,7 @@ def _provenance(facts: CardFacts, files: Mapping[str, Any]) -> Iterator[str]:
         rows |= {
             "evaluated with": ", ".join(f"{name} {version}" for name, version in report.versions.items()),
             "evaluated by commit": report.git_commit,
-            "evaluated on": f"{report.data.split} split, fingerprint {report.data.fingerprint}",
+            "evaluated on": f"{corpus_of(report)}, fingerprint {report.data.fingerprint}",
             "weights, sha256": report.model.weights_sha256,
         }
     yield table([{"": name, "value": str(value)} for name, value in rows.items() if value])
@@ -302,8 +305,12 @@ def _key(facts: CardFacts) -> str:
 
 
 def _bibtex(kind: str, key: str, fields: Mapping[str, Any]) -> str:
-    lines = [f"  {name} = {{{value}}}," for name, value in fields.items()]
+    lines = [f"  {name} = {{{_tex(value) if name == 'title' else value}}}," for name, value in fields.items()]
     return "\n".join([f"@{kind}{{{key},", *lines, "}"])
+
+
+def _tex(text: str) -> str:
+    return re.sub(r"[_&%#$]", r"\\\g<0>", text)
 
 
 def _license(facts: CardFacts) -> Iterator[str]:

@@ -12,11 +12,13 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from hf_tti.console import complain
-from hf_tti.errors import UserError
+from hf_tti.errors import UserError, did_you_mean
 from hf_tti.hub.errors import reason_of, response_of
+from hf_tti.hub.licenses import LICENSES
 from hf_tti.recipe import Recipe
 from hf_tti.recipe.sections import HubSection
 
+_LISTED_AT = "https://huggingface.co/docs/hub/repositories-licenses"
 ANSWER_S = 5.0  # to say who we are; a Hub that takes longer is taken for one that is down
 
 
@@ -26,6 +28,7 @@ def check_hub(section: HubSection) -> None:
     Raises:
         UserError: a push that cannot succeed.
     """
+    check_license(section.license)
     if section.push == "none":
         return
     if not section.repo:
@@ -33,12 +36,19 @@ def check_hub(section: HubSection) -> None:
     _check(section.repo, "hub.repo", f"hub.push: {section.push}", ", or set hub.push=none")
 
 
-def check_target(repo: str) -> None:
-    """The same for `hf-tti push --repo`."""
-    _check(repo, "--repo", "a push", "")
+def check_target(repo: str, *, ask: bool = True) -> None:
+    """The same for `hf-tti push --repo`; without `ask` only what needs no answer of the Hub."""
+    _check(repo, "--repo", "a push", "", ask=ask)
 
 
-def _check(repo: str, place: str, what: str, otherwise: str) -> None:
+def check_license(name: str | None, place: str = "hub.license") -> None:
+    """Raises UserError where the Hub would refuse the card for its licence."""
+    if name is not None and name not in LICENSES:
+        guess = did_you_mean(name, sorted(LICENSES)) or ", or write other"
+        raise UserError(f"{place}: {name!r} is no licence that the Hub knows{guess}; see {_LISTED_AT}")
+
+
+def _check(repo: str, place: str, what: str, otherwise: str, *, ask: bool = True) -> None:
     try:
         validate_repo_id(repo)
         named = re.fullmatch(r"[^/]+/[^/]+", repo) is not None
@@ -50,6 +60,8 @@ def _check(repo: str, place: str, what: str, otherwise: str) -> None:
         raise UserError(f"{what} needs a token; set HF_TOKEN, log in with hf auth login{otherwise}")
     if constants.HF_HUB_OFFLINE:
         raise UserError(f"{what} needs the Hub, and HF_HUB_OFFLINE is set; unset it{otherwise}")
+    if not ask:
+        return
     me, error = _whoami()
     if me is not None:
         _check_access(me, repo, place)
@@ -64,8 +76,9 @@ def _check(repo: str, place: str, what: str, otherwise: str) -> None:
 def _check_access(me: dict[str, Any], repo: str, place: str) -> None:
     owner = repo.partition("/")[0]
     ours = [me["name"], *(org["name"] for org in me.get("orgs", []))]
-    if owner.lower() not in map(str.lower, ours):
-        raise UserError(f"{place}: {repo} belongs to somebody else; the token is of {', '.join(ours)}")
+    if owner not in ours:
+        guess = next((f" (did you mean {name!r}?)" for name in ours if name.lower() == owner.lower()), "")
+        raise UserError(f"{place}: {repo} belongs to somebody else{guess}; the token is of {', '.join(ours)}")
     role = ((me.get("auth") or {}).get("accessToken") or {}).get("role")
     if role == "read":
         raise UserError(f"{place}: the token of {me['name']} may only read; make one that may write to {owner}")

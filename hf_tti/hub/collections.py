@@ -38,9 +38,9 @@ def add_to_collection(
         UserError: no such slug, several collections of this title, no title, no models.
         PushError: the Hub refused, or did not answer four times.
     """
-    wanted = " ".join(title_or_slug.split())
-    if not wanted or not repos:
-        raise UserError(f"collection {title_or_slug!r}: {'there is no model to put into it' if wanted else 'no title'}")
+    wanted = check_title(title_or_slug)
+    if not repos:
+        raise UserError(f"collection {title_or_slug!r}: there is no model to put into it")
     for wait in (*_WAITS_S, None):
         try:
             return _add(HfApi(), wanted, repos, private=private)
@@ -52,6 +52,14 @@ def add_to_collection(
                 raise PushError(f"collection {wanted}: {reason}; the models are pushed, push again with it") from error
             sleep(wait)
     raise AssertionError("the last try returns or raises")
+
+
+def check_title(title_or_slug: str) -> str:
+    """As the Hub gets it: single spaces. Raises UserError where nothing is left."""
+    wanted = " ".join(title_or_slug.split())
+    if not wanted:
+        raise UserError(f"collection {title_or_slug!r}: no title")
+    return wanted
 
 
 def _is_worth_a_try(error: Exception) -> bool:

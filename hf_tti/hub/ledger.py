@@ -63,6 +63,10 @@ class Ledger:
         """What was promised to this repository and has not arrived since, by step, `main` last."""
         return sorted((branch for repo, branch in pushes.pending(self._run_dir) if repo == self._repo), key=step_of)
 
+    def branches(self) -> set[str]:
+        """What was promised to this repository or has arrived there, at some time."""
+        return {line["branch"] for line in pushes.lines(self._run_dir) if line["repo"] == self._repo}
+
     def has_pushed(self, branch: str) -> bool:
         """Whether a branch has arrived in this repository, at some time."""
         return pushes.has_pushed(self._run_dir, self._repo, branch)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hf_tti.checkpoints import checkpoints_of, problems_of
 from hf_tti.errors import UserError
-from hf_tti.hub.check import check_target
+from hf_tti.hub.check import check_license, check_target, section_of
+from hf_tti.hub.collections import add_to_collection, check_title
 from hf_tti.hub.errors import unfinished
 from hf_tti.hub.files import check_files
 from hf_tti.hub.ledger import step_of
@@ -17,7 +18,7 @@ from hf_tti.hub.queue import PushQueue
 from hf_tti.hub.remote import Remote
 from hf_tti.hub.training import is_scheduled, state_of
 from hf_tti.pushes import MAIN
-from hf_tti.run_folder import RunFolder
+from hf_tti.run_folder import RECIPE_FILE, RunFolder
 
 WAIT_S = 600.0
 
@@ -45,6 +46,7 @@ def push_run(
     steps: bool = False,
     report_dir: Path | None = None,
     collection: str | None = None,
+    collects: bool = True,
     wait_s: float | None = None,
 ) -> Pushed:
     """Pushes what is not on the Hub byte for byte; the same call again pushes nothing.
@@ -54,27 +56,41 @@ def push_run(
         steps: the checkpoints that are there as well, whatever the recipe promised.
         report_dir: what `hf-tti report` wrote, for the card's frontier pictures.
         collection: title or slug of a collection that the repository is put into.
-        wait_s: how long a Hub that does not answer is asked again; default: `WAIT_S`.
+        collects: False: whoever calls does that, once for several runs.
+        wait_s: how long it goes on without progress; default: `WAIT_S`. With 0 each branch is tried once.
 
     Raises:
-        UserError: no run there, one that trains, no token, somebody else's repository.
+        UserError: no run there, one that trains, a damaged model or report, no token, somebody else's repository, a
+            licence that the Hub does not know.
         PushError: something has not arrived; says what, and the command that goes on.
     """
-    check_target(repo)
+    if collection is not None:
+        check_title(collection)
+    check_target(repo, ask=False)
+    check_license(section_of(run.recipe()).license, f"{run.path / RECIPE_FILE}: hub.license")
     with run.lock():
         outbox = Outbox(run, Remote(repo, private=private), report_dir=report_dir)
+        branches = branches_of(run, outbox, steps=steps)
+        outbox.prepare(branches)
+        check_target(repo)
+        if steps:
+            _promise(outbox, branches)
         queue = PushQueue(outbox)
-        for branch in branches_of(run, outbox, steps=steps):
+        for branch in branches:
             queue.adopt(branch)
         missing = queue.finish(WAIT_S if wait_s is None else wait_s)
     if missing:
-        raise unfinished(run.path, repo, missing, private=private)
-    slug = None
-    if collection is not None:
-        from hf_tti.hub.collections import add_to_collection
-
-        slug = add_to_collection(collection, [repo], private=private)
+        raise unfinished(run.path, repo, missing, private=private, report_dir=report_dir, collection=collection)
+    slug = add_to_collection(collection, [repo], private=private) if collection is not None and collects else None
     return Pushed(outbox.remote.url, outbox.arrived, slug)
+
+
+def _promise(outbox: Outbox, branches: Sequence[str]) -> None:
+    """Notes checkpoints that nothing but this call asks for, so that any push takes up what is left of them."""
+    known = set(outbox.ledger.pending())
+    for branch in branches:
+        if branch != MAIN and branch not in known:
+            outbox.ledger.note("promised", branch)
 
 
 def planned(
@@ -87,8 +103,9 @@ def planned(
     """
     outbox = Outbox(run, Remote(repo, private=True), report_dir=report_dir)
     plan = {}
-    for branch in branches_of(run, outbox, steps=steps):
-        files = outbox.files(branch)
+    branches = branches_of(run, outbox, steps=steps)
+    for branch in branches:
+        files = outbox.files(branch, branches)
         check_files(files)
         plan[branch] = {
             path: len(content) if isinstance(content, bytes) else content.stat().st_size

@@ -31,8 +31,12 @@ class PushQueue:
         self.outbox.adopt(branch)
         self._wake()
 
-    def finish(self, seconds: float) -> list[tuple[str, str]]:
-        """Tries everything that is left once more at once, waits at most so long, ends the thread.
+    def finish(self, seconds: float, *, at_most: bool = False) -> list[tuple[str, str]]:
+        """Tries everything that is left once more, at least once each, until nothing has moved for so long.
+
+        Args:
+            seconds: without progress, see `Outbox.quiet_s`.
+            at_most: these seconds are all that there are, whatever moves and whatever was tried.
 
         Returns (branch, reason) of what has not arrived.
         """
@@ -40,21 +44,36 @@ class PushQueue:
             return self.outbox.missing()
         self.outbox.another_try()
         self._wake()
-        begun, has_said = time.monotonic(), False
         try:
-            with self._condition:
-                while self.outbox.is_waiting() and (left := begun + seconds - time.monotonic()) > 0:
-                    if not has_said and time.monotonic() - begun > _SAY_AFTER_S:
-                        has_said = True
-                        names = ", ".join(branch for branch, _ in self.outbox.missing())
-                        say(f"waiting up to {seconds / 60:.0f} min for pushes to {self.outbox.remote.repo}: {names}")
-                    self._condition.wait(min(left, 1.0))
+            self._wait(seconds) if not at_most else self._wait_at_most(seconds)
         except KeyboardInterrupt:
             pass  # whoever waits has had enough
         with self._condition:
             self._is_ending = True
             self._condition.notify_all()
         return self.outbox.missing()
+
+    def _wait(self, seconds: float) -> None:
+        has_said, is_last = False, False
+        with self._condition:
+            while self.outbox.is_waiting():
+                quiet = self.outbox.quiet_s()
+                if quiet >= seconds and not is_last:
+                    is_last, self._has_news = True, True
+                    self.outbox.last_round()
+                    self._condition.notify_all()
+                if quiet > _SAY_AFTER_S and not is_last and not has_said:
+                    has_said = True
+                    names = ", ".join(branch for branch, _ in self.outbox.missing())
+                    limit = f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+                    say(f"waiting for pushes to {self.outbox.remote.repo}, up to {limit} without progress: {names}")
+                self._condition.wait(1.0 if is_last else min(max(seconds - quiet, 0.0), 1.0))
+
+    def _wait_at_most(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        with self._condition:
+            while self.outbox.is_waiting() and (left := end - time.monotonic()) > 0:
+                self._condition.wait(min(left, 1.0))
 
     def _wake(self) -> None:
         with self._condition:

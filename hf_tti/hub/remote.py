@@ -7,7 +7,7 @@ at. So a reply that is lost never makes a second commit. No waiting and no secon
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +35,37 @@ class Remote:
         self._private = private
         self._api = api or HfApi()
         self._first: str | None = None
-        disable_progress_bars()
-        logging.set_verbosity_error()  # its retries: what matters is said by whoever pushes
+        self._heard: Callable[[], None] | None = None
 
     @property
     def url(self) -> str:
         return f"{self._api.endpoint}/{self.repo}"
 
-    def push(self, branch: str, files: Mapping[str, Content], message: str) -> str | None:
+    def push(
+        self, branch: str, files: Mapping[str, Content], message: str, *, heard: Callable[[], None] | None = None
+    ) -> str | None:
         """Makes the branch hold these files. Returns the new commit, or None where there was nothing to do.
+
+        Args:
+            heard: called whenever the Hub grants a request.
 
         Raises:
             PushError: a file that may not leave.
             HTTPError, OSError and others of huggingface_hub: the Hub refused, or did not answer.
         """
         check_files(files)
+        disable_progress_bars()  # which loading a model may have turned on again
+        logging.set_verbosity_error()  # its retries: what matters is said by whoever pushes
+        self._heard = heard
+        try:
+            return self._push(branch, files, message)
+        finally:
+            self._heard = None
+            get_session().event_hooks["response"] = [
+                hook for hook in get_session().event_hooks["response"] if hook != self._listen
+            ]
+
+    def _push(self, branch: str, files: Mapping[str, Content], message: str) -> str | None:
         self._prepare(branch)
         head = self._call().repo_info(self.repo, revision=branch).sha
         there = self._tree(head)
@@ -86,7 +102,14 @@ class Remote:
         session.timeout = TIMEOUT_S
         if _limit not in session.event_hooks["request"]:
             session.event_hooks["request"].append(_limit)
+        if self._heard is not None and self._listen not in session.event_hooks["response"]:
+            session.event_hooks["response"].append(self._listen)
         return self._api
+
+    def _listen(self, response: Any) -> None:
+        """Another hook of the client's session."""
+        if self._heard is not None and response.status_code < 400:
+            self._heard()
 
 
 def _limit(request: Any) -> None:

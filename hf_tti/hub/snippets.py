@@ -15,6 +15,12 @@ tokenizer = AutoTokenizer.from_pretrained({repo})
 inputs = tokenizer("Once upon a time", return_tensors="pt")
 print(tokenizer.decode(model.generate(**inputs, max_new_tokens={length})[0]))
 """
+_STEP_ALONE = """\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained({repo}, revision={revision})
+tokenizer = AutoTokenizer.from_pretrained({repo}, revision={revision})
+"""
 _STEP = """\
 model = AutoModelForCausalLM.from_pretrained({repo}, revision={revision})
 """
@@ -79,9 +85,9 @@ def in_transformers(repo: str, positions: int) -> str:
     return _TRANSFORMERS.format(repo=_quoted(repo), length=min(40, positions // 4))
 
 
-def of_a_step(repo: str, revision: str) -> str:
-    """The model of an earlier step."""
-    return _STEP.format(repo=_quoted(repo), revision=_quoted(revision))
+def of_a_step(repo: str, revision: str, *, alone: bool = False) -> str:
+    """The model of an earlier step, after `in_transformers` or alone."""
+    return (_STEP_ALONE if alone else _STEP).format(repo=_quoted(repo), revision=_quoted(revision))
 
 
 def in_other_tools(repo: str, model_type: str, saes: Sequence[str]) -> Mapping[str, str]:

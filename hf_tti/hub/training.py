@@ -81,8 +81,8 @@ def state_of(checkpoint: Path) -> TrainerState:
 
 @contextmanager
 def pushing(section: HubSection, run: RunFolder, args: TrainingArguments) -> Iterator[PushCheckpoints]:
-    """Pushes in the background inside the block, on the main process; at its end waits for what is left, but not longer
-    than `hub.wait_minutes`.
+    """Pushes in the background inside the block, on the main process; at its end waits for what is left, until there
+    was no progress for `hub.wait_minutes`.
 
     A block that is left by an exception (a signal, a loss that is not finite) waits a few seconds; the run that resumes
     delivers the rest.
@@ -98,7 +98,7 @@ def pushing(section: HubSection, run: RunFolder, args: TrainingArguments) -> Ite
     try:
         yield PushCheckpoints(queue, args, steps=section.push == "steps")
     except BaseException:
-        left = queue.finish(LEAVING_S)
+        left = queue.finish(LEAVING_S, at_most=True)
         if left:
             names = ", ".join(branch for branch, _ in left)
             command = push_command(run.path, section.repo, private=section.private)

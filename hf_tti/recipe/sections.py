@@ -151,7 +151,8 @@ class HubSection:
         metadata=_help("licence of the model, as the Hub names it: apache-2.0, cc-by-4.0", pattern=r"[a-z0-9.-]+"),
     )
     wait_minutes: float = field(
-        default=10.0, metadata=_help("how long a run that is done waits for a Hub that does not answer", min=0)
+        default=10.0,
+        metadata=_help("how long a run that is done goes on without progress of its pushes; 0: each is tried once", min=0),
     )
 
 

@@ -18,11 +18,13 @@ from analysis.card import card_parts
 from analysis.comparison import compare_runs
 from analysis.intervals import document_difference
 from analysis.runs import find_runs
+from analysis.tables import nats, number
 from hf_tti import card_parts as of_hf_tti
 from hf_tti.errors import UserError
 from hf_tti.hub.card import card_files
-from hf_tti.report import Report
+from hf_tti.report import LossShards, Report
 from hf_tti.run_folder import RunFolder
+from hf_tti.table import format_number
 
 SEEDS = (42, 43, 44)
 NBSP = "\xa0"
@@ -147,6 +149,19 @@ def change(run, how) -> None:
 
 def other_data(report):
     return dataclasses.replace(report.data, fingerprint="00" * 32)
+
+
+def test_one_shard_has_no_bracket_around_a_dash(folder, tmp_path):
+    run = shutil.copytree(folder / "selectivity-seed43", tmp_path / "selectivity-seed43")
+    change(run, lambda r: dataclasses.replace(r, loss_shards=LossShards(loss_sums=[3.0], num_tokens=[1])))
+    summary = card_parts(run).summary
+    assert "over documents" not in summary and "(" not in summary and "nats a token" in summary
+
+
+@pytest.mark.parametrize("value", [-0.0, -1e-6, -4e-5])
+def test_what_rounds_to_zero_has_no_minus(value):
+    assert nats(value) == nats(value, sign=True) == number(value, like=0.1, sign=True) == "0.0000"
+    assert number(value, like=100.0) == "0.0" and nats(-6e-5) == "-0.0001" and format_number(-0.0) == "0.0000"
 
 
 # ---- Pictures of a report ----

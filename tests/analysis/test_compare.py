@@ -77,6 +77,12 @@ def test_several_methods_on_one_side_are_refused(folder):
         compare_two(find_runs([folder]), find_runs([folder / "baseline"]), names=("all", "baseline"))
 
 
+def test_a_model_is_not_compared_with_itself(folder):
+    for name in ("baseline", "baseline-seed42"):
+        with pytest.raises(UserError, match="the same model; name two"):
+            two(folder, name, name)
+
+
 def test_other_data_is_refused(folder, tmp_path):
     make_run(tmp_path / "b-seed42", "b", 42)
     (other,) = find_runs([tmp_path / "b-seed42"])

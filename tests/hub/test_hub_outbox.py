@@ -4,9 +4,12 @@ import json
 import shutil
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from fakes.hub import status
+from fakes.hub import stall, status
+from hf_tti.errors import UserError
 from hf_tti.hub import PushError, push_run
 from hf_tti.hub.ledger import Ledger
 from hf_tti.hub.outbox import LONGEST_WAIT_S, Outbox
@@ -42,8 +45,9 @@ def run(tmp_path) -> RunFolder:
         place = folder.path / name
         place.mkdir(parents=True)
         (place / "config.json").write_text(json.dumps({"model_type": "gpt2", "name": name}))
-        (place / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}" + name.encode() * 100)
-        (place / "optimizer.safetensors").write_bytes(b"stays here")
+        save_file({"weight": np.frombuffer(name.encode() * 100, np.uint8)}, place / "model.safetensors")
+        if name != "final":
+            (place / "optimizer.safetensors").write_bytes(b"stays here")
     (folder.path / RECIPE_FILE).write_text(recipe.to_yaml())
     (folder.path / RUN_FILE).write_text(json.dumps({"name": "tiny", "digest": recipe.digest(), "versions": {}}))
     (folder.path / RESULT_FILE).write_text(json.dumps({"metrics": {"eval_loss": 3.0, "eval_perplexity": 20.1}}))
@@ -278,3 +282,103 @@ def test_the_end_waits_no_longer_than_it_was_told(hub, run):
     assert branch == "main" and reason
     queue._thread.join(60)
     assert not queue._thread.is_alive()
+
+
+class Ticking(Clock):
+    """Four seconds pass whenever somebody looks."""
+
+    def __call__(self) -> float:
+        self.now += 4
+        return self.now
+
+
+def queue_of(run: RunFolder, clock: Clock) -> PushQueue:
+    queue = PushQueue(outbox_of(run, clock=clock, wall=clock))
+    for branch in ("step2", "step4", "main"):
+        queue.adopt(branch)
+    return queue
+
+
+def test_a_push_that_makes_progress_is_not_cut(hub, run):
+    """Each request takes 5 of the 8 seconds that are waited without one."""
+    clock = Clock()
+
+    def slow(request):
+        clock.now += 5
+
+    hub.decide = slow
+    assert queue_of(run, clock).finish(8) == []
+    assert clock.now > 150 and set(hub.repos["me/tiny"].heads) == {"step2", "step4", "main"}
+
+
+def test_requests_that_are_granted_do_not_keep_alive_what_never_arrives(hub, run):
+    hub.decide = lambda request: status(503) if "/commit/step2" in request.path else None
+    missing = queue_of(run, Ticking()).finish(60)
+    assert missing == [("step2", "the Hub answered 503")] and {"step4", "main"} <= hub.repos["me/tiny"].heads.keys()
+
+
+def test_with_no_time_each_branch_is_tried_once(hub, run, capsys):
+    hub.decide = lambda request: status(503) if "/commit/step" in request.path else None
+    missing = queue_of(run, Clock()).finish(0)
+    assert missing == [("step2", "the Hub answered 503"), ("step4", "the Hub answered 503")]
+    assert len(hub.repos["me/tiny"].history("main")) == 2
+    commits = [request.path.rpartition("/")[2] for request in hub.requests if "/commit/" in request.path]
+    assert sorted(commits) == ["main", "step2", "step4"]
+    assert "waiting" not in capsys.readouterr().out
+
+
+def test_where_nobody_answers_the_others_are_not_tried(hub, run):
+    hub.refuse()
+    missing = queue_of(run, Clock()).finish(0)
+    assert len(missing) == 3 and len({reason for _, reason in missing}) == 1 and "not tried" not in missing[0][1]
+
+
+def test_waiting_is_said_of_the_hub_and_not_of_a_card_that_is_drawn(hub, run, capsys, monkeypatch):
+    clock = Clock()
+
+    def drawn(run, repo, **of):
+        clock.now += 100
+        return {"README.md": b"#"}
+
+    monkeypatch.setattr("hf_tti.hub.outbox.card_files", drawn)
+    assert queue_of(run, clock).finish(50) == [] and not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("seconds", "limit"), [(600.0, "10 min"), (10.0, "10 s")])
+def test_a_hub_that_does_not_answer_is_waited_for_aloud(capsys, seconds, limit):
+    quiet = iter([1.0, 5.0, 6.0])
+    outbox = SimpleNamespace(
+        is_waiting=iter([True, True, True, False]).__next__,
+        quiet_s=quiet.__next__,
+        missing=lambda: [("step2", "down"), ("main", "down")],
+        remote=SimpleNamespace(repo="me/tiny"),
+    )
+    queue = PushQueue(outbox)
+    queue._condition.wait = lambda seconds: None
+    queue._wait(seconds)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == f"waiting for pushes to me/tiny, up to {limit} without progress: step2, main"
+
+
+def test_a_leaving_run_has_its_seconds_and_no_more(hub, run):
+    queue = queue_of(run, Clock())
+    hub.decide = lambda request: stall()
+    assert len(queue.finish(0.0, at_most=True)) == 3
+
+
+def test_a_damaged_report_is_said_once_and_asks_nobody(hub, run, monkeypatch):
+    def damaged(run, repo, **of):
+        raise UserError("report.json: cut off")
+
+    monkeypatch.setattr("hf_tti.hub.outbox.card_files", damaged)
+    with pytest.raises(UserError, match="^report.json: cut off$") as error:
+        push_run(run, "me/tiny")
+    assert error.value.exit_code == 2 and not hub.requests
+
+
+def test_a_damaged_model_is_not_pushed(hub, run):
+    weights = run.final / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-7])
+    with pytest.raises(UserError, match="model.safetensors") as error:
+        push_run(run, "me/tiny")
+    assert error.value.exit_code == 2 and not hub.requests

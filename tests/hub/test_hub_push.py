@@ -1,8 +1,14 @@
 """Laws of `hf-tti push`: it pushes what is missing and says what was there; a mistake is one line."""
 
+import shlex
+import shutil
+
+import huggingface_hub
 import pytest
 
+from fakes import hub_routes
 from fakes.hub import status
+from fakes.hub_store import Answer
 from hf_tti.cli import main
 from hf_tti.hub.ledger import Ledger
 from hf_tti.hub.outbox import Outbox
@@ -100,6 +106,7 @@ def test_a_hub_that_is_down_is_waited_for_and_then_given_up(hub, run, capsys, mo
 def test_a_secret_in_the_run_stops_the_push(hub, run, capsys):
     secret = "hf_" + "Canary" * 6
     (run.final / "tokenizer_config.json").write_text(f'{{"auth": "{secret}"}}')
+    (run.final / "manifest.json").unlink()  # as of an earlier version
     for more in ([], ["--dry-run"]):
         code, said, complaints = typed(capsys, "push", run.path, "--repo", "me/tiny", *more)
         assert code == 4 and "tokenizer_config.json: holds a Hugging Face token" in complaints[-1]
@@ -108,6 +115,10 @@ def test_a_secret_in_the_run_stops_the_push(hub, run, capsys):
 
 
 MISTAKES = {
+    "other case": (
+        ["--repo", "ME/tiny"],
+        "--repo: ME/tiny belongs to somebody else (did you mean 'me'?); the",
+    ),
     "somebody else's": (["--repo", "them/tiny"], "--repo: them/tiny belongs to somebody else; the token is of me, lab"),
     "no owner": (["--repo", "tiny"], "--repo: 'tiny' is no name of a repository; write owner/name"),
     "none": ([], "--repo: missing, and the recipe of "),
@@ -142,3 +153,66 @@ def test_what_arrived_is_noted_and_its_staging_let_go(hub, run, capsys):
     typed(capsys, "push", run.path, "--repo", "me/tiny")
     assert outbox.ledger.staged_branches() == [] and outbox.ledger.pending() == []
     assert outbox.ledger.has_pushed("main") and outbox.ledger.has_pushed("step2")
+
+
+def test_the_command_that_finishes_brings_the_checkpoints_and_the_collection(hub, run, capsys):
+    hub.fail("POST", "/commit/step4", status(403), status(403))
+    code, _, complaints = typed(capsys, "push", run.path, "--repo", "me/tiny", "--steps", "--collection", "A sweep")
+    assert code == 4 and Ledger(run.path, "me/tiny").pending() == ["step4"]
+    command = shlex.split(complaints[-1].partition("; to finish: hf-tti ")[2])
+    hub.heal()
+    code, said, _ = typed(capsys, *command)
+    assert code == 0 and said[0].startswith("step4: pushed") and "/collections/" in said[-1]
+    assert "model.safetensors" in hub.repos["me/tiny"].branches["step4"] and len(hub.store.collections) == 1
+    assert typed(capsys, "push", run.path, "--repo", "me/tiny")[1][0].startswith("main: already there")
+
+
+def test_a_collection_is_as_private_as_its_models(hub, run, capsys):
+    recipe = run.path / "recipe.yaml"
+    recipe.write_text(recipe.read_text() + "hub:\n  private: false\n")
+    assert typed(capsys, "push", run.path, "--repo", "me/tiny", "--collection", "Open")[0] == 0
+    (collection,) = hub.store.collections.values()
+    assert not hub.repos["me/tiny"].private and not collection["private"]
+
+
+def test_a_collection_without_a_title_is_refused_before_anything_is_sent(hub, run, capsys):
+    code, _, complaints = typed(capsys, "push", run.path, "--repo", "me/tiny", "--collection", " ")
+    assert code == 2 and complaints == ["collection ' ': no title"] and not hub.requests
+
+
+def test_a_run_named_twice_is_one_line(hub, run, capsys):
+    code, _, complaints = typed(capsys, "push", run.path, run.path, "--repo", "me/{run}")
+    assert code == 2 and complaints == [f"{run.path}: named twice; name it once"]
+
+
+def test_a_damaged_model_or_report_is_one_line_and_asks_nobody(hub, run, capsys):
+    report = run.path / "report" / "report.json"
+    report.parent.mkdir()
+    report.write_text("{")
+    code, _, complaints = typed(capsys, "push", run.path, "--repo", "me/tiny")
+    assert code == 2 and len(complaints) == 1 and str(report) in complaints[0] and "Error" not in complaints[0]
+    shutil.rmtree(report.parent)
+    weights = run.final / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-7])
+    for more in ([], ["--dry-run"]):
+        code, _, complaints = typed(capsys, "push", run.path, "--repo", "me/tiny", *more)
+        assert code == 2 and len(complaints) == 1 and "model.safetensors" in complaints[0]
+    assert not hub.requests
+
+
+def test_a_licence_that_the_hub_does_not_know_is_one_line(hub, run, capsys):
+    recipe = run.path / "recipe.yaml"
+    recipe.write_text(recipe.read_text() + "hub:\n  license: apache2\n")
+    code, _, complaints = typed(capsys, "push", run.path, "--repo", "me/tiny")
+    assert code == 2 and len(complaints) == 1 and not hub.requests
+    assert "hub.license: 'apache2' is no licence that the Hub knows (did you mean 'apache-2.0'?)" in complaints[0]
+
+
+def test_what_the_hub_says_of_a_card_is_said(hub, run, capsys, monkeypatch):
+    said = '"base_model" must be a string'
+    refuse = Answer(400, {"errors": [{"message": said}], "warnings": []})
+    routes = [(m, p, (lambda *_: refuse) if p == "/api/validate-yaml" else f) for m, p, f in hub_routes._ROUTES]
+    monkeypatch.setattr(hub_routes, "_ROUTES", routes)
+    code, _, complaints = typed(capsys, "push", run.path, "--repo", "me/tiny")
+    if int(huggingface_hub.__version__.partition(".")[0]) >= 2:  # before, it asks huggingface.co whatever the endpoint
+        assert code == 4 and f"main (the Hub answered 400, {said})" in complaints[-1]

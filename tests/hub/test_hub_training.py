@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -235,3 +236,17 @@ def test_a_downloaded_checkpoint_has_the_logits_of_the_local_one(hub, recipe, si
         here = model(ids).logits
     there = torch.load(out)
     assert torch.equal(there["ids"], ids) and torch.equal(there["logits"], here)
+
+
+@pytest.mark.parametrize(
+    ("name", "guess"), [("banana", ", or write other"), ("apache2.0", " (did you mean 'apache-2.0'?)")]
+)
+@pytest.mark.parametrize("push", ["none", "final"])
+def test_a_licence_that_the_hub_refuses_is_said_before_training(hub, name, guess, push):
+    with pytest.raises(
+        UserError, match=re.escape(f"hub.license: '{name}' is no licence that the Hub knows{guess}; see")
+    ):
+        check_hub(HubSection(push=push, repo="me/tiny", license=name))
+    assert not hub.requests
+    for known in ("apache-2.0", "mit", "other", "cc-by-4.0", None):
+        check_hub(HubSection(push="none", license=known))

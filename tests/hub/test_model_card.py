@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -16,8 +17,9 @@ from transformers import AutoModelForCausalLM
 
 from fakes.hub import fake_hub
 from fakes.hub_client import point_client_at
+from hf_tti.errors import UserError
 from hf_tti.evaluate import evaluate_checkpoint
-from hf_tti.hub import side_files, snippets
+from hf_tti.hub import push_run, side_files, snippets
 from hf_tti.hub.card import card_files
 from hf_tti.hub.files import check_files, model_files
 from hf_tti.hub.remote import Remote
@@ -130,7 +132,7 @@ def test_nothing_of_this_machine_leaves_it(trained):
         for path in files:
             content = files[path] if isinstance(files[path], bytes) else files[path].read_bytes()
             assert str(trained.parents[1]).encode() not in content, path
-            assert b"hf-tti train " not in content.replace(b"hf-tti train recipe.yaml", b"")
+            assert b"hf-tti train " not in content.replace(b"hf-tti train tiny.yaml", b"")
     report = json.loads(text_of(card_files(run, REPO), "report/report.json"))
     assert (report["model"]["source"], report["evaluation"]["reference"]) == (REPO, "tiny-seed7")
     assert report["recipe"]["data"]["train"] == "stories.jsonl"
@@ -215,10 +217,75 @@ def test_everything_that_was_promised_is_in_the_card(run):
     assert "SAELens 6, with" not in card  # there are no SAEs
 
 
-def test_branches_that_were_promised_are_shown_how_to_load(run):
+def test_only_branches_that_are_there_are_shown_how_to_load(hub, run):
     recipe = run.path / "recipe.yaml"
     recipe.write_text(recipe.read_text() + f"hub:\n  push: steps\n  repo: {REPO}\n")
-    assert f'from_pretrained("{REPO}", revision="step2")' in text_of(card_files(run, REPO))
+    assert "revision=" not in text_of(card_files(run, REPO))
+    shutil.rmtree(run.path / "checkpoint-2")  # as rotation would
+    for _ in range(2):
+        push_run(run, REPO)
+        card = hub.repos[REPO].branches["main"]["README.md"].decode()
+        assert f'from_pretrained("{REPO}", revision="step4")' in card and 'revision="step2"' not in card
+    assert len(hub.repos[REPO].history("main")) == 2
+
+
+def test_the_lines_of_a_steps_card_stand_alone(hub, run):
+    push(run, "step2")
+    (code,) = re.findall(r"```python\n(.*?)```", text_of(card_files(run, REPO, revision="step2")), re.DOTALL)
+    names = {}
+    exec(code, names)
+    assert torch.equal(names["model"].transformer.wte.weight, weights_of(run.path / "checkpoint-2"))
+
+
+def weights_of(folder: Path) -> torch.Tensor:
+    return AutoModelForCausalLM.from_pretrained(folder).transformer.wte.weight
+
+
+def test_a_report_of_other_weights_is_not_shown_as_this_models(run):
+    of_step = evaluate_checkpoint(run.path / "checkpoint-2", metrics=["l0"], nulls=[])
+    of_final = Report.load(run.path)
+    of_another = dataclasses.replace(
+        of_final, model=dataclasses.replace(of_final.model, weights_sha256="0" * 64), arrays=dict(of_final.arrays)
+    )
+    for report, words in ((of_step, "step 2, and training ended at step 4"), (of_another, "other weights than those")):
+        report.save(run.path / "report")
+        with pytest.raises(UserError, match=words) as error:
+            card_files(run, REPO)
+        assert str(run.path / "report" / "report.json") in str(error.value) and "hf-tti evaluate" in str(error.value)
+
+
+def test_a_push_shows_no_bars(hub, run, capfd, monkeypatch):
+    for name in ("huggingface_hub.utils.tqdm", "transformers.utils.logging"):  # as where nobody turned them off
+        if "HF_HUB_DISABLE_PROGRESS_BARS" in vars(sys.modules[name]):
+            monkeypatch.setattr(sys.modules[name], "HF_HUB_DISABLE_PROGRESS_BARS", None)
+    sys.modules["transformers.utils.logging"].enable_progress_bar()
+    capfd.readouterr()
+    push_run(run, REPO)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_report_on_other_text_names_the_text(run):
+    own = text_of(card_files(run, REPO))
+    assert "of the validation split of its own corpus" in own and "Evaluated on other text" not in own
+    whale = run.path.parent / "whale.txt"
+    whale.write_text("the cat saw a big red ball\n" * 40)
+    report = evaluate_checkpoint(run.path, data=str(whale), metrics=["l0"], nulls=[])
+    report.save(run.path / "report")
+    card = text_of(card_files(run, REPO))
+    what = f"(whale.txt), validation split, {report.data.num_tokens:,} tokens"
+    assert "Evaluated on other text than it was trained on: " in card and card.count(what) == 3
+    assert "its own corpus" not in card and str(run.path.parent) not in card
+
+
+def test_a_model_of_one_layer_has_one_layer(run):
+    config = run.final / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "n_layer": 1}))
+    shutil.rmtree(run.path / "report")
+    assert "A GPT-2 with 1 layer of width 16" in text_of(card_files(run, REPO))
+
+
+def test_bibtex_takes_the_title(run):
+    assert re.search(r"title = \{hf\\_tti: ", text_of(card_files(run, REPO)))
 
 
 def test_a_chosen_licence_is_in_the_header_and_at_the_end(run):
