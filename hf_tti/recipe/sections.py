@@ -152,7 +152,9 @@ class HubSection:
     )
     wait_minutes: float = field(
         default=10.0,
-        metadata=_help("how long a run that is done goes on without progress of its pushes; 0: each is tried once", min=0),
+        metadata=_help(
+            "how long a run that is done goes on without progress of its pushes; 0: each is tried once", min=0
+        ),
     )
 
 
