@@ -62,7 +62,7 @@ def open_page(path: str | Path, *, width: int = 1280, height: int = 900, dark: b
 
 
 class Page:
-    """One tab, in a profile of its own. `errors`: what went wrong so far; `requests`: every address that it asked for."""
+    """One tab, in a profile of its own. `errors`: what went wrong so far; `requests`: each address it asked for."""
 
     def __init__(self, browser: "_Browser", width: int, height: int, dark: bool):
         self.errors: list[str] = []
