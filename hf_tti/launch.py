@@ -120,6 +120,7 @@ class Relay(threading.Thread):
         self._over = threading.Event()
 
     def __enter__(self) -> Self:
+        self._handlers = {number: signal.getsignal(number) for number in (*_WATCHED, signal.SIGQUIT)}
         self._before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
         self.start()
         return self
@@ -131,6 +132,9 @@ class Relay(threading.Thread):
         self.join()
         while signal.sigtimedwait(_WATCHED, 0) is not None:
             pass  # it came too late to matter
+        for number, handler in self._handlers.items():  # torchelastic leaves its own
+            if handler is not None:
+                signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, self._before)
 
     def run(self) -> None:

@@ -16,7 +16,7 @@ import hf_tti.launch
 from hf_tti import cli
 from hf_tti.errors import UserError
 from hf_tti.launch import Accelerate, Relay, exit_code
-from hf_tti.processes import LOST
+from hf_tti.processes import LOST, SIGNALS
 from hf_tti.run_folder import RunFolder
 from tiny_runs import write_recipe
 
@@ -124,6 +124,15 @@ def test_a_rank_gets_what_came_before_it_was_ready_and_this_process_does_not():
         ended(later)
     assert sorted(got) == ["SIGTERM", "SIGUSR1"]
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & {signal.SIGTERM, signal.SIGUSR1}
+
+
+def test_handlers_are_afterwards_what_they_were():
+    watched = (*SIGNALS, signal.SIGHUP, signal.SIGQUIT)
+    before = [signal.getsignal(number) for number in watched]
+    with Relay():
+        for number in watched:  # as torchelastic does
+            signal.signal(number, lambda number, frame: None)
+    assert [signal.getsignal(number) for number in watched] == before
 
 
 def test_a_closed_terminal_stops_the_run_and_with_nohup_does_not(monkeypatch):
