@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from hf_tti.checkpoints import FINAL, NoValidCheckpoint, newest_valid
 from hf_tti.errors import UserError
@@ -47,6 +47,7 @@ _OF_RESULT: dict[str, tuple[type, ...]] = {
     "wall_seconds": (int, float),
 }
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,199}")
+_LOCKS: set[IO[str]] = set()  # that this process holds
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # of write_text, left by a process that was killed
 ELASTIC = ("training.per_device_train_batch_size", "training.gradient_accumulation_steps")
 
@@ -244,7 +245,21 @@ class RunFolder:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"{self.path}: another process is training in this folder") from None
-            yield
+            _LOCKS.add(handle)
+            try:
+                yield
+            finally:
+                _LOCKS.discard(handle)
+                fcntl.flock(handle, fcntl.LOCK_UN)  # for a child too that was forked a moment ago
+
+
+def _let_go() -> None:
+    """In a forked child, such as one that loads data: the lock is not its own to keep."""
+    while _LOCKS:
+        _LOCKS.pop().close()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def flat(recipe: Recipe) -> dict[str, Any]:

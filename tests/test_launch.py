@@ -136,6 +136,7 @@ def test_handlers_are_afterwards_what_they_were():
 
 
 def test_a_closed_terminal_stops_the_run_and_with_nohup_does_not(monkeypatch):
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_DFL)
     relay = Relay()
     relay.take(signal.SIGHUP)
     assert relay.noted == [signal.SIGTERM]

@@ -430,6 +430,24 @@ def test_a_tokenizer_larger_than_the_model_is_refused(folder, tokenizer):
         build_model(run, tokenizer, seed=0)
 
 
+def test_a_child_that_outlives_a_training_does_not_keep_its_folder(tmp_path):
+    """A process that loads data may: it ignores signals, and ends when it sees that the training has."""
+    run = RunFolder(tmp_path / "run")
+    reading, writing = os.pipe()
+    with run.lock():
+        child = os.fork()
+        if child == 0:
+            os.read(reading, 1)
+            os._exit(0)
+        with pytest.raises(UserError, match="another process"), run.lock():
+            pass
+    with run.lock():
+        os.write(writing, b".")
+    assert os.waitpid(child, 0)[1] == 0
+    os.close(reading)
+    os.close(writing)
+
+
 def test_a_block_longer_than_the_model_is_refused(folder, tokenizer, finished):
     run = run_of(folder / "tiny.yaml")
     run.model.clear()
