@@ -27,6 +27,7 @@ from hf_tti.errors import UserError
 from hf_tti.processes import LAUNCHED_BY, LOST, SIGNALS, launcher
 
 _WATCHED = (*SIGNALS, signal.SIGHUP)
+_STOPPED = {128 + number for number in SIGNALS}
 _POLL_S = 0.1
 _ONE_INTERRUPT_S = 1.0  # a Ctrl-C may come twice, from the terminal and from a parent that passes it on
 _GOES_ON = "the same command with --resume goes on from the newest checkpoint"
@@ -238,8 +239,12 @@ def exit_code(ends: Mapping[int, int]) -> int:
 
 def _cause(ends: Mapping[int, int]) -> tuple[int, int]:
     """The first end with a cause of its own, which neither a rank that another one left alone has, nor the SIGTERM that
-    it then gets from torchelastic.
+    it then gets from torchelastic. A stop is the cause where one rank ended by it: all had agreed and saved, and gloo
+    may abort a rank that is slower to end.
     """
+    stops = [(rank, end) for rank, end in ends.items() if end in _STOPPED]
+    if stops:
+        return stops[0]
     of_their_own = [(rank, end) for rank, end in ends.items() if end not in (LOST, -signal.SIGTERM)]
     return next(iter(of_their_own or ends.items()))
 
@@ -247,6 +252,8 @@ def _cause(ends: Mapping[int, int]) -> tuple[int, int]:
 def _is_said(ends: Mapping[int, int]) -> bool:
     """Whether rank 0 ended with a line, or a rank with a traceback; on another machine if all here end alike."""
     told = {rank for rank, end in ends.items() if end > 0 and end != LOST}
+    if 0 in ends and _STOPPED & set(ends.values()):
+        return True
     return 0 in told or 1 in ends.values() or (0 not in ends and told == set(ends) and len({*ends.values()}) == 1)
 
 

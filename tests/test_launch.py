@@ -181,6 +181,8 @@ def test_a_sweep_that_is_gone_stops_the_run(monkeypatch):
         ({}, 0, None),
         ({0: 143, 1: 143}, 143, None),
         ({1: ENDED, 0: 143}, 143, None),
+        ({1: -signal.SIGABRT, 0: 143}, 143, None),  # gloo's, of a rank that was slower to end
+        ({0: -signal.SIGABRT, 1: 138}, 138, None),
         ({1: 2, 0: 2}, 2, None),
         ({0: 4}, 4, None),
         ({0: 1, 1: LOST}, 1, None),  # it ended with a traceback
